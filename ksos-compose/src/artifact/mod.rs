@@ -1,0 +1,9 @@
+//! Writers of image formats. Each takes its input, a seekable writer and an epoch, streams, keeps memory bounded
+//! whatever the image size, and gives the same bytes for the same input on any host.
+
+pub mod cpio;
+pub mod disk;
+pub mod ext4;
+pub mod fat;
+pub mod squashfs;
+pub mod verity;

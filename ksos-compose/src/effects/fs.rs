@@ -1,0 +1,140 @@
+//! File access with paths in the errors, and writes that a `kill -9` or a power cut cannot leave half done:
+//! temporary file in the same directory, fsync, rename.
+#![expect(clippy::disallowed_methods, reason = "this module is where the file system is touched")]
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::NamedTempFile;
+
+/// A failed file operation.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}: {source}", path.display())]
+pub struct FsError {
+    /// What was tried, e.g. `open`.
+    pub action: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// The operating system's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Adds an action and a path to an I/O result.
+pub trait Context<T> {
+    /// Turns an [`io::Error`] into an [`FsError`].
+    fn context(self, action: &'static str, path: &Path) -> Result<T, FsError>;
+}
+
+impl<T> Context<T> for io::Result<T> {
+    fn context(self, action: &'static str, path: &Path) -> Result<T, FsError> {
+        self.map_err(|source| FsError { action, path: path.to_owned(), source })
+    }
+}
+
+/// Opens `path` for reading.
+pub fn open(path: &Path) -> Result<File, FsError> {
+    File::open(path).context("open", path)
+}
+
+/// Reads the whole of `path`, refusing more than `limit` bytes.
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
+    let mut bytes = Vec::new();
+    let count = open(path)?.take(limit + 1).read_to_end(&mut bytes).context("read", path)?;
+    if count as u64 > limit {
+        let error = io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {limit} bytes"));
+        return Err(error).context("read", path);
+    }
+    Ok(bytes)
+}
+
+/// Reads `path` as UTF-8, refusing more than `limit` bytes.
+pub fn read_to_string(path: &Path, limit: u64) -> Result<String, FsError> {
+    let bytes = read(path, limit)?;
+    String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)).context("read", path)
+}
+
+/// Creates `path` and its parents.
+pub fn create_dir_all(path: &Path) -> Result<(), FsError> {
+    std::fs::create_dir_all(path).context("create directory", path)
+}
+
+/// A file that appears under its name only when [`AtomicFile::commit`] is called; dropped before that, it is gone.
+#[derive(Debug)]
+pub struct AtomicFile {
+    temporary: NamedTempFile,
+    path: PathBuf,
+}
+
+impl AtomicFile {
+    /// Starts a new file that will become `path`. The parent directory is created when it is missing.
+    pub fn create(path: &Path) -> Result<Self, FsError> {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        create_dir_all(parent)?;
+        let temporary =
+            tempfile::Builder::new().prefix(".ksos-").suffix(".tmp").tempfile_in(parent).context("create", path)?;
+        Ok(AtomicFile { temporary, path: path.to_owned() })
+    }
+
+    /// Returns the open file (read and write).
+    pub fn file(&mut self) -> &mut File {
+        self.temporary.as_file_mut()
+    }
+
+    /// Returns the path of the temporary file.
+    pub fn temporary_path(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    /// Makes the file durable under its name with permission bits `mode`. A crash before the rename leaves the old
+    /// file; after it, the new one.
+    pub fn commit(self, mode: u32) -> Result<(), FsError> {
+        use std::os::unix::fs::PermissionsExt;
+        let AtomicFile { temporary, path } = self;
+        let file = temporary.as_file();
+        file.set_permissions(std::fs::Permissions::from_mode(mode)).context("set mode of", &path)?;
+        file.sync_all().context("sync", &path)?;
+        temporary.persist(&path).map_err(|error| error.error).context("rename to", &path)?;
+        sync_parent(&path)
+    }
+}
+
+impl Write for AtomicFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file().flush()
+    }
+}
+
+/// Replaces `path` by `bytes`, all or nothing.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
+    let mut file = AtomicFile::create(path)?;
+    file.write_all(bytes).context("write", path)?;
+    file.commit(0o644)
+}
+
+/// Makes a rename in the parent directory of `path` durable.
+pub fn sync_parent(path: &Path) -> Result<(), FsError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent).and_then(|directory| directory.sync_all()).context("sync directory", parent)
+}
+
+/// Lists the names in directory `path`, sorted.
+pub fn list(path: &Path) -> Result<Vec<std::ffi::OsString>, FsError> {
+    let entries = std::fs::read_dir(path).context("list", path)?;
+    let mut names = entries
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<io::Result<Vec<_>>>()
+        .context("list", path)?;
+    names.sort();
+    Ok(names)
+}
+
+/// Returns the metadata of `path` without following a symbolic link.
+pub fn symlink_metadata(path: &Path) -> Result<std::fs::Metadata, FsError> {
+    std::fs::symlink_metadata(path).context("stat", path)
+}

@@ -1,0 +1,19 @@
+//! Composes KubeSolo OS images from a manifest, as an ordinary user and without host tools.
+//!
+//! Data flows in one direction and no stage imports a later one:
+//! `manifest -> resolve (+ source) -> lock -> plan -> graph -> artifact`. [`tree`] is the in-memory file tree that
+//! every stage speaks; [`cache`] is the content-addressed store; [`effects`] holds the only users of the file system,
+//! processes, the network and the clock; [`ops`] has one function per command.
+
+pub mod artifact;
+pub mod cache;
+pub mod effects;
+pub mod graph;
+pub mod kernel;
+pub mod lock;
+pub mod manifest;
+pub mod ops;
+pub mod plan;
+pub mod proof;
+pub mod source;
+pub mod tree;

@@ -1,0 +1,3 @@
+//! The `ksos-compose` command.
+
+fn main() {}

@@ -1,0 +1,38 @@
+//! Names and identifiers of the disk layout that the composer writes and the node looks for.
+
+/// GPT type GUID of an EFI system partition (UEFI 2.10, table 5-7).
+pub const ESP_TYPE_GUID: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
+/// GPT type GUID of Linux file system data (Discoverable Partitions Specification).
+pub const LINUX_TYPE_GUID: &str = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
+
+/// Label of the EFI system partition.
+pub const ESP_LABEL: &str = "KSOSEFI";
+/// Label of system slot A.
+pub const SLOT_A_LABEL: &str = "KSOSSYSA";
+/// Label of system slot B.
+pub const SLOT_B_LABEL: &str = "KSOSSYSB";
+/// Label of the data partition.
+pub const DATA_LABEL: &str = "KSOLODATA";
+
+/// Kernel image inside a slot.
+pub const SLOT_KERNEL: &str = "vmlinuz";
+/// Initramfs inside a slot.
+pub const SLOT_INITRAMFS: &str = "kubesolo-os.gz";
+/// Root file system image inside a slot (SquashFS, with a dm-verity hash tree behind it).
+pub const SLOT_ROOT: &str = "root.squashfs";
+/// Image metadata inside a slot.
+pub const SLOT_METADATA: &str = "image.json";
+
+/// The [`crate::boot::BootConfig`] document inside the initramfs.
+pub const BOOT_CONFIG: &str = "/ksos/boot.json";
+/// The [`crate::runtime::RuntimeConfig`] document inside the root file system.
+pub const RUNTIME_CONFIG: &str = "/usr/lib/ksos/runtime.json";
+/// The multi-call runtime binary inside the root file system.
+pub const RUNTIME_BINARY: &str = "/usr/lib/ksos/ksos-runtime";
+
+/// Kernel parameter with the slot that the boot loader chose: `a` or `b`.
+pub const PARAM_SLOT: &str = "ksos.slot";
+/// Kernel parameter with the GPT partition GUID of the EFI system partition that the boot loader came from.
+pub const PARAM_ESP: &str = "ksos.esp";
+/// Kernel parameter that overrides the root mode: `slot` or `ram`.
+pub const PARAM_ROOT: &str = "ksos.root";

@@ -1,0 +1,3 @@
+//! The multi-call runtime binary.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Shared helpers for the command-line, reproducibility and boot tests.
