@@ -1,0 +1,155 @@
+use std::sync::Mutex;
+
+use super::*;
+
+fn step(name: &str, parameters: &[(&str, &str)], inputs: &[(&str, Input)]) -> Step {
+    Step {
+        name: name.into(),
+        kind: "test",
+        version: 1,
+        pool: Pool::Processor,
+        parameters: parameters.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+        inputs: inputs.iter().map(|(name, input)| (name.to_string(), input.clone())).collect(),
+    }
+}
+
+fn output(step: &str) -> Input {
+    Input::Output { step: step.into(), output: "out".into() }
+}
+
+/// Joins the parameters and inputs of a step into its output, and notes which steps ran.
+struct Joiner<'a> {
+    cache: &'a Cache,
+    ran: Mutex<Vec<String>>,
+}
+
+impl Execute for Joiner<'_> {
+    type Error = String;
+
+    fn run(
+        &self,
+        step: &Step,
+        description: &Description,
+        inputs: &BTreeMap<String, Outputs>,
+    ) -> Result<Outputs, String> {
+        self.ran.lock().unwrap().push(step.name.clone());
+        if step.parameters.contains_key("fail") {
+            return Err("asked to".into());
+        }
+        let mut text = description.parameters.values().cloned().collect::<String>();
+        for outputs in inputs.values() {
+            text += &fs::read_to_string(&outputs["out"].path, 1000).unwrap();
+        }
+        Ok([("out".to_owned(), self.cache.insert(text.as_bytes()).unwrap())].into())
+    }
+}
+
+fn run(cache: &Cache, steps: &[Step], last: &History, fresh: bool) -> (Execution, Vec<String>) {
+    let joiner = Joiner { cache, ran: Mutex::default() };
+    let options = Options { jobs: 3, downloads: 1, fresh, dry_run: false };
+    let execution = execute(cache, steps, last, &joiner, &options).unwrap();
+    let mut ran = joiner.ran.into_inner().unwrap();
+    ran.sort();
+    (execution, ran)
+}
+
+fn diamond(left: &str) -> Vec<Step> {
+    vec![
+        step("top", &[("text", "t")], &[]),
+        step("left", &[("text", left)], &[("a", output("top"))]),
+        step("right", &[("text", "r")], &[("a", output("top"))]),
+        step("bottom", &[], &[("a", output("left")), ("b", output("right"))]),
+    ]
+}
+
+#[test]
+fn only_what_changed_runs_again_and_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::open(directory.path()).unwrap();
+    let (first, ran) = run(&cache, &diamond("l"), &History::default(), false);
+    assert_eq!(ran, ["bottom", "left", "right", "top"]);
+    assert!(first.decisions.iter().all(|(_, reason)| *reason == Some(Reason::New)));
+
+    let (second, ran) = run(&cache, &diamond("l"), &first.history, false);
+    assert!(ran.is_empty());
+    assert_eq!(second.outputs, first.outputs);
+
+    let (third, ran) = run(&cache, &diamond("L"), &second.history, false);
+    assert_eq!(ran, ["bottom", "left"]);
+    let reasons: BTreeMap<_, _> = third.decisions.into_iter().collect();
+    assert!(matches!(&reasons["left"], Some(Reason::Parameter { name, .. }) if name == "text"));
+    assert!(matches!(&reasons["bottom"], Some(Reason::Input { name, .. }) if name == "a"));
+    assert_eq!(reasons["right"], None);
+
+    let (_, ran) = run(&cache, &diamond("l"), &third.history, true);
+    assert_eq!(ran.len(), 4, "--fresh runs everything");
+}
+
+#[test]
+fn a_lost_or_damaged_output_is_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::open(directory.path()).unwrap();
+    let (first, _) = run(&cache, &diamond("l"), &History::default(), false);
+    let blob = &first.outputs["left"]["out"];
+    crate::effects::fs::write_atomic(&blob.path, b"damaged!").unwrap();
+    let (second, ran) = run(&cache, &diamond("l"), &first.history, false);
+    assert_eq!(ran, ["left"], "the same content again, so nothing behind it runs");
+    assert_eq!(second.decisions[1], ("left".to_owned(), Some(Reason::OutputMissing)));
+    assert_eq!(fs::read_to_string(&blob.path, 100).unwrap(), "lt");
+}
+
+#[test]
+fn a_failure_names_its_step_and_keeps_what_was_done() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::open(directory.path()).unwrap();
+    let mut steps = diamond("l");
+    steps[1].parameters.insert("fail".into(), String::new());
+    let joiner = Joiner { cache: &cache, ran: Mutex::default() };
+    let options = Options { jobs: 1, downloads: 1, fresh: false, dry_run: false };
+    let Err(GraphError::Steps(failures)) = execute(&cache, &steps, &History::default(), &joiner, &options) else {
+        panic!("the step must fail")
+    };
+    assert_eq!(failures, [("left".to_owned(), "asked to".to_owned())]);
+    let (_, ran) = run(&cache, &diamond("l"), &History::default(), false);
+    assert!(!ran.contains(&"top".to_owned()));
+}
+
+#[test]
+fn a_dry_run_decides_and_runs_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::open(directory.path()).unwrap();
+    let (first, _) = run(&cache, &diamond("l"), &History::default(), false);
+    let joiner = Joiner { cache: &cache, ran: Mutex::default() };
+    let options = Options { jobs: 2, downloads: 1, fresh: false, dry_run: true };
+    let dry = execute(&cache, &diamond("L"), &first.history, &joiner, &options).unwrap();
+    assert!(joiner.ran.into_inner().unwrap().is_empty());
+    let stale: Vec<_> = dry.decisions.iter().filter(|(_, reason)| reason.is_some()).map(|(name, _)| name).collect();
+    assert_eq!(stale, ["left", "bottom"]);
+}
+
+#[test]
+fn a_plan_that_is_none_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::open(directory.path()).unwrap();
+    let joiner = Joiner { cache: &cache, ran: Mutex::default() };
+    let options = Options { jobs: 2, downloads: 1, fresh: false, dry_run: false };
+    for steps in [
+        vec![step("a", &[], &[]), step("a", &[], &[])],
+        vec![step("a", &[], &[("x", output("b"))]), step("b", &[], &[("x", output("a"))])],
+    ] {
+        let result = execute(&cache, &steps, &History::default(), &joiner, &options);
+        assert!(matches!(result, Err(GraphError::Plan(_))));
+    }
+}
+
+#[test]
+fn keys_are_stable_and_framed() {
+    let description = |name: &str, value: &str| Description {
+        kind: "k".into(),
+        version: 1,
+        parameters: [(name.to_owned(), value.to_owned())].into(),
+        inputs: BTreeMap::new(),
+    };
+    assert_ne!(description("ab", "c").key(), description("a", "bc").key());
+    assert_eq!(description("a", "b").key(), description("a", "b").key());
+}
