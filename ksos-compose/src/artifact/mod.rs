@@ -7,3 +7,4 @@ pub mod ext4;
 pub mod fat;
 pub mod squashfs;
 pub mod verity;
+pub mod window;

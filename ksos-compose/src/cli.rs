@@ -1,0 +1,220 @@
+//! The command line: parse, call one operation, render, map to an exit code.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ksos_formats::Arch;
+
+/// Composes KubeSolo OS images from a manifest: no root, loop devices, containers or host tools.
+#[derive(Debug, Parser)]
+#[command(name = "ksos-compose", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Cache directory [default: $XDG_CACHE_HOME/ksos or ~/.cache/ksos].
+    #[arg(long, global = true, env = "KSOS_CACHE", value_name = "DIR", help_heading = "Global options")]
+    pub cache: Option<PathBuf>,
+    /// Processor steps at once [default: the number of processors].
+    #[arg(long, short, global = true, value_name = "N", help_heading = "Global options")]
+    pub jobs: Option<usize>,
+    /// Print only errors and results.
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+}
+
+/// Where locked sources may come from.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct LockOptions {
+    /// Fail when the lock file would change.
+    #[arg(long)]
+    pub locked: bool,
+    /// Do not use the network.
+    #[arg(long)]
+    pub offline: bool,
+    /// Both --locked and --offline.
+    #[arg(long)]
+    pub frozen: bool,
+}
+
+/// Which manifests, and for which architecture.
+#[derive(Debug, Clone, Args)]
+pub struct Selection {
+    /// Manifests [default: kubesolo-os.toml].
+    #[arg(value_name = "MANIFEST")]
+    pub manifests: Vec<PathBuf>,
+    /// Architecture instead of the manifest's: x86_64 or arm64.
+    #[arg(long, value_parser = |text: &str| text.parse::<Arch>())]
+    pub arch: Option<Arch>,
+    /// Use a local file or directory for a component.
+    #[arg(long = "component", value_name = "NAME=PATH", value_parser = parse_component)]
+    pub components: Vec<(String, PathBuf)>,
+}
+
+fn parse_component(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_owned(), PathBuf::from(path))),
+        _ => Err("expected NAME=PATH".to_owned()),
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build images.
+    Build {
+        /// Manifests.
+        #[command(flatten)]
+        selection: Selection,
+        /// Lock mode.
+        #[command(flatten)]
+        lock: LockOptions,
+        /// Directory for the images.
+        #[arg(long, short, default_value = "out", value_name = "DIR")]
+        out: PathBuf,
+        /// Redo every step; downloads are kept.
+        #[arg(long)]
+        fresh: bool,
+        /// List the artifacts as JSON, with SHA-256.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check manifests without downloading anything.
+    Check {
+        /// Manifests.
+        #[command(flatten)]
+        selection: Selection,
+        /// List problems as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON Schema of manifests.
+    Schema,
+    /// Print what a build would do.
+    Plan {
+        /// Manifests.
+        #[command(flatten)]
+        selection: Selection,
+        /// Lock mode.
+        #[command(flatten)]
+        lock: LockOptions,
+        /// Print the whole plan as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say why steps of the next build would run.
+    Explain {
+        /// Manifests.
+        #[command(flatten)]
+        selection: Selection,
+        /// Lock mode.
+        #[command(flatten)]
+        lock: LockOptions,
+        /// Fresh steps too.
+        #[arg(long)]
+        all: bool,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Download every component without building.
+    Fetch {
+        /// Manifests.
+        #[command(flatten)]
+        selection: Selection,
+        /// Lock mode.
+        #[command(flatten)]
+        lock: LockOptions,
+    },
+    /// Take new versions of components into the lock file.
+    Update {
+        /// Manifest [default: kubesolo-os.toml].
+        #[arg(long, short, value_name = "MANIFEST")]
+        manifest: Option<PathBuf>,
+        /// Architectures [default: those that the lock has, or the manifest's].
+        #[arg(long, value_parser = |text: &str| text.parse::<Arch>())]
+        arch: Vec<Arch>,
+        /// Components [default: all].
+        #[arg(value_name = "COMPONENT")]
+        components: Vec<String>,
+        /// Say what would change and write nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Boot an image in QEMU.
+    Run(RunArguments),
+    /// Look after the cache.
+    Cache {
+        /// What to do.
+        #[command(subcommand)]
+        command: CacheCommand,
+    },
+}
+
+/// Options of `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArguments {
+    /// An image, or a manifest that is built first [default: kubesolo-os.toml].
+    #[arg(value_name = "IMAGE|MANIFEST")]
+    pub target: Option<PathBuf>,
+    /// Architecture of the image [default: from the manifest, or from the image's name].
+    #[arg(long, value_parser = |text: &str| text.parse::<Arch>())]
+    pub arch: Option<Arch>,
+    /// Stop at this state: `ready`.
+    #[arg(long, value_name = "STATE", value_parser = ["ready"])]
+    pub until: Option<String>,
+    /// Give up after this many seconds.
+    #[arg(long, value_name = "S")]
+    pub timeout: Option<u64>,
+    /// Enforce Secure Boot with Microsoft's keys enrolled.
+    #[arg(long)]
+    pub secure_boot: bool,
+    /// Memory, e.g. 512M or 2G.
+    #[arg(long, value_name = "M", default_value = "1G")]
+    pub memory: String,
+    /// Virtual disk size; the image is grown to it.
+    #[arg(long, value_name = "S", default_value = "8G")]
+    pub disk_size: String,
+    /// Forward a TCP port of this host to the guest.
+    #[arg(long, value_name = "HOST:GUEST")]
+    pub forward: Vec<String>,
+    /// Keep the disk's changes in this file; it is made from the image when it does not exist.
+    #[arg(long, value_name = "DISK")]
+    pub persist: Option<PathBuf>,
+    /// Lock mode, when a manifest is built.
+    #[command(flatten)]
+    pub lock: LockOptions,
+    /// Use a local file or directory for a component, when a manifest is built.
+    #[arg(long = "component", value_name = "NAME=PATH", value_parser = parse_component)]
+    pub components: Vec<(String, PathBuf)>,
+}
+
+/// What `cache` does.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// List what the cache holds by kind.
+    Ls {
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove what was not used lately.
+    Gc {
+        /// Remove what was not used for this many days.
+        #[arg(long, default_value_t = 30, value_name = "DAYS")]
+        max_age: u64,
+        /// Then remove the longest unused until the cache is no larger, e.g. 10GiB.
+        #[arg(long, value_name = "SIZE")]
+        max_size: Option<String>,
+    },
+    /// Hash everything again and remove what is damaged.
+    Verify,
+}
