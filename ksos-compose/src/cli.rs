@@ -51,9 +51,9 @@ pub struct Selection {
     /// Manifests [default: kubesolo-os.toml].
     #[arg(value_name = "MANIFEST")]
     pub manifests: Vec<PathBuf>,
-    /// Architecture instead of the manifest's: x86_64 or arm64.
-    #[arg(long, value_parser = |text: &str| text.parse::<Arch>())]
-    pub arch: Option<Arch>,
+    /// Architectures instead of the manifest's: x86_64, arm64.
+    #[arg(long, value_delimiter = ',', value_parser = |text: &str| text.parse::<Arch>())]
+    pub arch: Vec<Arch>,
     /// Use a local file or directory for a component.
     #[arg(long = "component", value_name = "NAME=PATH", value_parser = parse_component)]
     pub components: Vec<(String, PathBuf)>,
