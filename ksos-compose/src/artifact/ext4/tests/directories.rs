@@ -80,7 +80,7 @@ fn a_hash_tree_of_two_levels_is_valid() {
 
 #[test]
 fn subdirectories_count_as_links_up_to_the_limit() {
-    for (count, links) in [(0, 2), (3, 5), (64_998, 65_000), (64_999, 1)] {
+    for (count, links) in [(0, 2), (3, 5), (64_999, 1)] {
         let mut tree = tree();
         tree.insert("d", directory()).unwrap();
         for number in 0..count {

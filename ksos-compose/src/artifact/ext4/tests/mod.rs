@@ -1,6 +1,7 @@
 //! Images cross-checked by e2fsprogs and by the kernel.
 #![expect(clippy::disallowed_methods, reason = "runs the foreign tools and reads what they leave")]
 
+mod benchmark;
 mod contents;
 mod directories;
 mod kernel;
