@@ -3,11 +3,9 @@
 
 use std::io::{Seek, Write};
 
-use crossbeam_channel::{Receiver, Sender};
-
 use super::attribute::{self, Attributes};
 use super::bytes::put;
-use super::content::{self, CHUNK, CHUNKS, Chunk};
+use super::content::{self, Contents};
 use super::crc32c::crc32c;
 use super::extent::{Allocator, Extents};
 use super::geometry::{BLOCK, BLOCKS_PER_GROUP, DESCRIPTOR_SIZE, Geometry, INODE_SIZE, has_superblock};
@@ -60,16 +58,13 @@ impl<'a, W: Write + Seek> Writer<'a, W> {
     /// Writes the whole file system.
     pub(super) fn write(mut self, plan: &Plan<'_>) -> Result<Summary, Error> {
         self.write_journal()?;
+        let (reader, contents) = content::pipe(self.options.verify_content);
         std::thread::scope(|scope| {
-            let (pool_sender, pool) = crossbeam_channel::bounded(CHUNKS);
-            let (sender, chunks) = crossbeam_channel::bounded(CHUNKS);
-            for _ in 0..CHUNKS {
-                pool_sender.send(vec![0; CHUNK]).expect("the pool has room for all buffers and a receiver");
-            }
-            let verify = self.options.verify_content;
-            scope.spawn(move || content::read_all(&plan.items, verify, &pool, &sender));
+            scope.spawn(|| reader.read_all(&plan.items));
+            // Owned here, so that an error hangs up and the reader ends.
+            let mut contents = contents;
             for item in &plan.items {
-                self.write_item(item, &chunks, &pool_sender)?;
+                self.write_item(item, &mut contents)?;
             }
             Ok::<_, Error>(())
         })?;
@@ -117,12 +112,7 @@ impl<'a, W: Write + Seek> Writer<'a, W> {
         }
     }
 
-    fn write_item(
-        &mut self,
-        item: &Item<'_>,
-        chunks: &Receiver<Result<Chunk, Error>>,
-        pool: &Sender<Vec<u8>>,
-    ) -> Result<(), Error> {
+    fn write_item(&mut self, item: &Item<'_>, contents: &mut Contents) -> Result<(), Error> {
         let meta = item.meta;
         let mut inode = self.blank(item.kind().mode_bits() | (meta.mode & 0o7777) as u16, meta.mtime);
         (inode.uid, inode.gid, inode.links) = (meta.uid, meta.gid, item.links);
@@ -132,7 +122,7 @@ impl<'a, W: Write + Seek> Writer<'a, W> {
             Node::Symlink(target) => self.write_symlink(&mut inode, item.inode, target)?,
             Node::File(content) => {
                 inode.size = content.size;
-                let extents = if content.size > 0 { self.write_content(chunks, pool)? } else { Extents::default() };
+                let extents = if content.size > 0 { self.write_content(contents)? } else { Extents::default() };
                 self.put_extents(&mut inode, item.inode, &extents)?;
             }
             Node::CharacterDevice { major, minor } | Node::BlockDevice { major, minor } => {
@@ -194,20 +184,15 @@ impl<'a, W: Write + Seek> Writer<'a, W> {
     }
 
     /// Writes the next file that the reader sends; blocks of zeros become holes.
-    fn write_content(
-        &mut self,
-        chunks: &Receiver<Result<Chunk, Error>>,
-        pool: &Sender<Vec<u8>>,
-    ) -> Result<Extents, Error> {
+    fn write_content(&mut self, contents: &mut Contents) -> Result<Extents, Error> {
         let mut extents = Extents::default();
         let mut logical = 0;
         loop {
-            let chunk = chunks.recv().expect("the reader sends every file to its last chunk, or an error")?;
-            let blocks = chunk.blocks();
+            let (blocks, last) = contents.next()?;
             let mut position = 0;
             while position < blocks.len() {
-                let zero = blocks[position] == ZERO_BLOCK;
                 let rest = &blocks[position..];
+                let zero = rest[0] == ZERO_BLOCK;
                 let run = rest.iter().position(|block| (*block == ZERO_BLOCK) != zero).unwrap_or(rest.len());
                 if !zero {
                     self.write_run(&rest[..run], logical + position as u64, &mut extents)?;
@@ -215,9 +200,6 @@ impl<'a, W: Write + Seek> Writer<'a, W> {
                 position += run;
             }
             logical += blocks.len() as u64;
-            let last = chunk.last;
-            // The reader has ended when it has sent its last file; then the buffer is not needed.
-            let _ = pool.send(chunk.into_buffer());
             if last {
                 return Ok(extents);
             }

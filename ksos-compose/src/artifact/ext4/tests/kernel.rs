@@ -84,7 +84,7 @@ fn the_kernel_shows_the_same_tree() {
 
 #[test]
 fn the_kernel_can_go_on_writing() {
-    let image = Image::write(&varied_tree(), &options(256 * MIB));
+    let image = Image::write(&varied_tree(), &Options { inodes: Some(40_000), ..options(256 * MIB) });
     {
         let Some(mounted) = Mounted::new(&image) else { return };
         let root = mounted.0.path();
@@ -100,7 +100,6 @@ fn the_kernel_can_go_on_writing() {
     assert!(image.dump("/files/holes") == noise(2, 30 << 20));
 }
 
-/// The kernel's own view of extended attributes, by way of `getfattr`.
 #[test]
 fn the_kernel_shows_the_same_attributes() {
     let mut tree = tree();
@@ -108,6 +107,9 @@ fn the_kernel_shows_the_same_attributes() {
     node.meta.xattrs.insert("user.small".into(), b"abc".to_vec());
     node.meta.xattrs.insert("user.large".into(), vec![b'x'; 3000]);
     node.meta.xattrs.insert("trusted.overlay.opaque".into(), b"y".to_vec());
+    node.meta.xattrs.insert("system.posix_acl_access".into(), ACCESS_LIST.to_vec());
+    node.meta.xattrs.insert("security.capability".into(), CAPABILITY.to_vec());
+    node.meta.mode = 0o674;
     tree.insert("f", node).unwrap();
     let image = Image::write(&tree, &options(16 * MIB));
     let Some(mounted) = Mounted::new(&image) else { return };

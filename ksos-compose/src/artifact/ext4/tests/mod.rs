@@ -1,6 +1,7 @@
 //! Images cross-checked by e2fsprogs and by the kernel.
 #![expect(clippy::disallowed_methods, reason = "runs the foreign tools and reads what they leave")]
 
+mod benchmark;
 mod contents;
 mod directories;
 mod kernel;
@@ -22,6 +23,14 @@ const MIB: u64 = 1 << 20;
 const EPOCH: u64 = 1_700_000_000;
 const UUID: [u8; 16] = *b"\x01\x23\x45\x67\x89\xab\x4d\xef\x81\x23\x45\x67\x89\xab\xcd\xef";
 const SEED: [u8; 16] = *b"\xfe\xdc\xba\x98\x76\x54\x4e\x10\x8f\xed\xcb\xa9\x87\x65\x43\x21";
+
+/// `cap_net_bind_service=ep`, as setcap stores it.
+const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+/// An access control list in the form of the system calls: owner, a named user, group, mask, others.
+const ACCESS_LIST: &[u8] = b"\x02\0\0\0\
+    \x01\0\x06\0\xff\xff\xff\xff\x02\0\x07\0\xe8\x03\0\0\x04\0\x04\0\xff\xff\xff\xff\
+    \x10\0\x07\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
 
 fn options(size: u64) -> Options {
     Options::new(size, "KSOSSYSA", UUID, SEED, EPOCH)
@@ -52,7 +61,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            (state >> 32) as u8
+            (state >> 32) as u8 | 1
         })
         .collect()
 }
@@ -147,6 +156,13 @@ fn run(tool: &str, arguments: &[&str]) -> Option<Output> {
         }
         Err(error) => panic!("{tool}: {error}"),
     }
+}
+
+/// Returns owner and group as debugfs prints them: as signed numbers.
+fn owners(stat: &str) -> (u32, u32) {
+    let line = stat.lines().find(|line| line.starts_with("User:")).unwrap();
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    (fields[1].parse::<i64>().unwrap() as u32, fields[3].parse::<i64>().unwrap() as u32)
 }
 
 /// Returns the `Name: value` lines of `dumpe2fs -h`.
