@@ -1,0 +1,194 @@
+//! The manifest as Rust types: what the rest of the composer reads. Doc comments become the descriptions of the
+//! JSON Schema, so they speak to whoever writes a manifest.
+
+pub mod component;
+pub mod service;
+pub mod system;
+mod texts;
+pub mod values;
+
+use std::collections::BTreeMap;
+
+use ksos_formats::Arch;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+pub use component::{
+    AptRepository, AptSource, ArchiveFormat, CargoSource, Component, Destination, FileSource, HttpSource, Install,
+    Source, Unpack,
+};
+pub use service::{BuiltImage, ContainerImage, ImageContent, Limits, Service};
+pub use system::{
+    Boot, BootFile, BootLoader, Compression, Directory, Disk, FileEntry, Kernel, Link, Overlay, Partition,
+    PartitionRole, Root, User,
+};
+pub use values::{
+    Duration, Glob, HostPath, ImagePath, Mode, ModulePattern, OptionRequirement, PerArch, RequiredOption, Size,
+    ValueError,
+};
+
+/// A KubeSolo OS image, resolved for one architecture: `extends` and `[arch.*]` are merged in and what is disabled
+/// is gone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Manifest {
+    /// Name, version and architecture of the image.
+    pub image: Image,
+    /// Package repositories, by name.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = { "format": "ksos-name", "pattern": NAME_PATTERN }))]
+    pub apt: BTreeMap<String, AptRepository>,
+    /// What the image is made of, by name.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = { "format": "ksos-name", "pattern": NAME_PATTERN }))]
+    pub components: BTreeMap<String, Component>,
+    /// The kernel, its command line and its modules.
+    pub kernel: Kernel,
+    /// The boot loader.
+    pub boot: Boot,
+    /// The root file system.
+    #[serde(default)]
+    pub root: Root,
+    /// Partitions of the disk, by name. Without any: the ESP (256 MiB), two system slots (512 MiB each) and data.
+    #[serde(default = "system::default_partitions")]
+    #[schemars(extend("propertyNames" = { "format": "ksos-name", "pattern": NAME_PATTERN }))]
+    pub partitions: BTreeMap<String, Partition>,
+    /// The disk that the image is written to.
+    #[serde(default)]
+    pub disk: Disk,
+    /// Directories copied over the root file system, in the order of their names; a later one replaces files of an
+    /// earlier one.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = { "format": "ksos-name", "pattern": NAME_PATTERN }))]
+    pub overlays: BTreeMap<String, Overlay>,
+    /// Files written into the root file system, by absolute path, after the overlays.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = { "format": "ksos-absolute-path", "pattern": "^/." }))]
+    pub files: BTreeMap<String, FileEntry>,
+    /// Symbolic links in the root file system, by absolute path, after the overlays.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = { "format": "ksos-absolute-path", "pattern": "^/." }))]
+    pub links: BTreeMap<String, Link>,
+    /// Kernel settings written at boot, e.g. `"net.ipv4.ip_forward" = "1"`. Quote the key: it has dots.
+    #[serde(default, deserialize_with = "system::deserialize_sysctl")]
+    #[schemars(with = "BTreeMap<String, system::SysctlValue>")]
+    #[schemars(extend("propertyNames" = { "format": "ksos-sysctl-key", "pattern": "^[a-z0-9_]+([./][A-Za-z0-9_.*-]+)+$" }))]
+    pub sysctl: BTreeMap<String, String>,
+    /// Users, each with a group of the same name, in `/etc/passwd` and `/etc/group`. `root` is always there.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = { "format": "ksos-user-name", "pattern": "^[a-z_][a-z0-9_-]{0,31}$" }))]
+    pub users: BTreeMap<String, User>,
+    /// Supervised services, by name.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = { "format": "ksos-name", "pattern": NAME_PATTERN }))]
+    pub services: BTreeMap<String, Service>,
+    /// Container images that the image carries, by name.
+    #[serde(default)]
+    #[schemars(extend("propertyNames" = { "format": "ksos-name", "pattern": NAME_PATTERN }))]
+    pub container_images: BTreeMap<String, ContainerImage>,
+    /// The console.
+    #[serde(default)]
+    pub console: Console,
+    /// What a build writes.
+    #[serde(default)]
+    pub outputs: Outputs,
+    /// Limits that a build is checked against.
+    #[serde(default)]
+    pub budgets: Budgets,
+}
+
+/// Names of components, services, partitions and the like.
+pub(super) const NAME_PATTERN: &str = "^[a-z0-9][a-z0-9._-]*$";
+
+/// Name, version and architecture of the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Image {
+    /// Name of the image; output files are called `<name>-<version>-<arch>`.
+    #[schemars(with = "texts::ImageName")]
+    pub name: String,
+    /// Version of the image (Semantic Versioning 2.0.0), e.g. `0.1.0`.
+    #[schemars(with = "texts::Semver")]
+    pub version: String,
+    /// Architecture to build for when the command line names none; it picks the `[arch.*]` overlay.
+    #[schemars(schema_with = "arch_schema")]
+    pub arch: Arch,
+    /// Host name until configuration gives another (RFC 1123).
+    #[serde(default = "default_hostname")]
+    #[schemars(with = "texts::Hostname")]
+    pub hostname: String,
+}
+
+fn default_hostname() -> String {
+    "kubesolo".to_owned()
+}
+
+fn arch_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["x86_64", "arm64"] })
+}
+
+/// The console.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Console {
+    /// Gives everybody at the console a root shell. For development images.
+    #[serde(default)]
+    pub shell: bool,
+}
+
+/// What a build writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Outputs {
+    /// Output formats.
+    #[serde(default = "default_formats")]
+    #[schemars(length(min = 1))]
+    pub formats: Vec<OutputFormat>,
+}
+
+fn default_formats() -> Vec<OutputFormat> {
+    vec![OutputFormat::Disk]
+}
+
+impl Default for Outputs {
+    fn default() -> Self {
+        Outputs { formats: default_formats() }
+    }
+}
+
+/// A kind of output file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum OutputFormat {
+    /// A raw GPT disk image.
+    Disk,
+}
+
+/// Limits that a build is checked against.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Budgets {
+    /// RAM of the smallest machine that the image must run on.
+    #[serde(default)]
+    pub memory: Option<Size>,
+    /// Space that must stay free in each system slot and in the ESP, in percent.
+    #[serde(default = "default_headroom")]
+    #[schemars(range(min = 0, max = 90))]
+    pub headroom: u8,
+}
+
+fn default_headroom() -> u8 {
+    10
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Budgets { memory: None, headroom: default_headroom() }
+    }
+}
+
+/// The value of `enabled` when it is not stated.
+fn enabled() -> bool {
+    true
+}
