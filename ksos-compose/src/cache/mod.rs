@@ -16,6 +16,9 @@
 //! Lock order: `lock` before anything else; no other lock is held across steps.
 #![expect(clippy::disallowed_methods, reason = "the cache does its own crash-safe file handling")]
 
+pub mod gc;
+pub mod stat;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -95,6 +98,7 @@ impl Cache {
             let _ = fs::remove_file(&path);
             return None;
         }
+        gc::mark_used(&path, &metadata);
         Some(Blob { digest: *digest, size: metadata.len(), path })
     }
 

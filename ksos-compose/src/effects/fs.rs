@@ -134,6 +134,14 @@ pub fn list(path: &Path) -> Result<Vec<std::ffi::OsString>, FsError> {
     Ok(names)
 }
 
+/// Removes the file `path`; that it is not there is no error.
+pub fn remove_file(path: &Path) -> Result<(), FsError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.context("remove", path),
+    }
+}
+
 /// Returns the metadata of `path` without following a symbolic link.
 pub fn symlink_metadata(path: &Path) -> Result<std::fs::Metadata, FsError> {
     std::fs::symlink_metadata(path).context("stat", path)

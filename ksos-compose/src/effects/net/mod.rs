@@ -1,9 +1,35 @@
-//! Downloads: the interface that sources use.
+//! Downloads: the interface that sources use, and the HTTP downloader behind it.
+//!
+//! - [`Fetch`] is what sources code against; [`Downloader`] is the implementation; [`fetch_all`] runs many at once.
+//! - `client` sends one GET (proxy, redirects, credentials), `partial` keeps interrupted downloads, `failure` says why
+//!   an attempt failed and whether another can help, `retry` how long to wait before it.
+//!
+//! A body is hashed while it comes, may never exceed its limit, and becomes a blob only when its size and digest are
+//! right. Locks: the cache's shared lock, then one partial at a time.
+
+mod batch;
+mod client;
+mod download;
+mod failure;
+mod forward;
+mod options;
+mod partial;
+mod proxy;
+mod retry;
+#[cfg(test)]
+mod tests;
+mod url;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use ksos_formats::Digest;
 
+pub use self::batch::{FetchErrors, fetch_all};
+pub use self::download::Downloader;
+pub use self::options::NetOptions;
+pub use self::proxy::ProxyVariables;
+pub use self::url::{last_segment, redact};
 use crate::cache::{Blob, CacheError};
 
 /// One thing to download.
@@ -38,6 +64,20 @@ pub enum FetchError {
         /// [`Request::name`].
         name: String,
     },
+    /// Every URL answered that there is no such file (status 404 or 410).
+    #[error("{name} is gone from every place it may be had:\n{}", urls.iter().map(|url| format!("  {url}")).collect::<Vec<_>>().join("\n"))]
+    NotFound {
+        /// [`Request::name`].
+        name: String,
+        /// The URLs, without credentials.
+        urls: Vec<String>,
+    },
+    /// Given up because something else failed; what came so far is kept.
+    #[error("the download of {name} was given up")]
+    Cancelled {
+        /// [`Request::name`].
+        name: String,
+    },
     /// The cache could not take it.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -58,6 +98,17 @@ pub trait Fetch: Sync {
     /// # Errors
     /// [`FetchError`].
     fn blob(&self, request: &Request<'_>) -> Result<Blob, FetchError>;
+
+    /// Like [`Fetch::blob`], but gives up with [`FetchError::Cancelled`] soon after `cancel` becomes true.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    fn blob_unless(&self, request: &Request<'_>, cancel: &AtomicBool) -> Result<Blob, FetchError> {
+        if cancel.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(FetchError::Cancelled { name: request.name.to_owned() });
+        }
+        self.blob(request)
+    }
 
     /// Returns a small document in memory, always fetched anew.
     ///
