@@ -13,6 +13,7 @@ pub mod graph;
 pub mod kernel;
 pub mod lock;
 pub mod manifest;
+pub mod oci;
 pub mod ops;
 pub mod plan;
 pub mod proof;

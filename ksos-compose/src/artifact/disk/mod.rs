@@ -1,1 +1,207 @@
-//! (to come)
+//! Assembles disks: a protective MBR, a GUID partition table with its backup (UEFI 2.10, chapter 5), and the contents
+//! of the partitions copied from files.
+//!
+//! Partitions start at multiples of 1 MiB, in the order given, and the disk ends as soon as it can behind the last one.
+//! All identifiers come from the caller. The result is sparse: holes and zero blocks of the contents are not written,
+//! and where the file system can share blocks between files nothing is copied at all.
+
+mod copy;
+mod layout;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Seek};
+use std::path::PathBuf;
+
+use gpt::disk::LogicalBlockSize;
+use gpt::mbr::ProtectiveMBR;
+use gpt::partition_types::{OperatingSystem, Type};
+use gpt::{GptConfig, partition};
+use uuid::Uuid;
+
+pub use self::layout::{ALIGNMENT, Extent, Layout, SECTOR, layout};
+use crate::effects::fs::{self, FsError};
+
+/// Most UTF-16 units in a partition's name.
+const LABEL_UNITS: usize = 36;
+
+/// What a partition holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PartitionContent {
+    /// Zeros.
+    Empty,
+    /// A file, and zeros behind it.
+    File(PathBuf),
+}
+
+/// One partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Name in the partition table, at most 36 UTF-16 units.
+    pub label: String,
+    /// Type GUID.
+    pub type_guid: Uuid,
+    /// Unique GUID.
+    pub guid: Uuid,
+    /// Size in bytes, a multiple of 512.
+    pub size: u64,
+    /// What it holds.
+    pub content: PartitionContent,
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// GUID of the disk.
+    pub disk_guid: Uuid,
+    /// The partitions in their order.
+    pub partitions: Vec<Partition>,
+}
+
+/// A disk could not be assembled.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// A size that a partition cannot have.
+    #[error("partition {number} cannot have {size} bytes: a positive multiple of 512 is needed")]
+    PartitionSize {
+        /// Number of the partition, from 1.
+        number: usize,
+        /// The size in bytes.
+        size: u64,
+    },
+    /// A content that is larger than its partition.
+    #[error("partition {label:?} has {size} bytes, its content {} has {content}", path.display())]
+    ContentTooLarge {
+        /// Label of the partition.
+        label: String,
+        /// Its size in bytes.
+        size: u64,
+        /// The content.
+        path: PathBuf,
+        /// Size of the content in bytes.
+        content: u64,
+    },
+    /// More partitions than the table holds.
+    #[error("{count} partitions; the table holds 128")]
+    TooManyPartitions {
+        /// How many.
+        count: usize,
+    },
+    /// The sizes add up to more than a file can have.
+    #[error("the partitions together have more than 9223372036854775807 bytes")]
+    TooLarge,
+    /// A label that is empty or too long.
+    #[error("{label:?} is not a partition name: 1 to 36 UTF-16 units without NUL are allowed")]
+    Label {
+        /// The label.
+        label: String,
+    },
+    /// One GUID for two things, or one that means "unused".
+    #[error("GUID {guid} of partition {label:?} is nil or is used twice")]
+    Guid {
+        /// The GUID.
+        guid: Uuid,
+        /// Label of the partition.
+        label: String,
+    },
+    /// A content cannot be used.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// A content cannot be copied.
+    #[error("cannot copy {} into partition {label:?}: {source}", path.display())]
+    Copy {
+        /// The content.
+        path: PathBuf,
+        /// Label of the partition.
+        label: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The disk cannot be written.
+    #[error("cannot write the disk: {0}")]
+    Write(#[from] io::Error),
+    /// The partition table cannot be written.
+    #[error("cannot write the partition table: {0}")]
+    Table(String),
+}
+
+/// Writes the disk into `output` (open for reading and writing), which is emptied first, and returns where everything is. What is wrong with `spec`
+/// or the contents' sizes shows before anything is written.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn write(output: &mut File, spec: &DiskSpec) -> Result<Layout, DiskError> {
+    check_names(spec)?;
+    let layout = layout(&spec.partitions.iter().map(|partition| partition.size).collect::<Vec<_>>())?;
+    let contents = spec.partitions.iter().map(open_content).collect::<Result<Vec<_>, _>>()?;
+    output.set_len(0)?;
+    output.set_len(layout.size)?;
+    for ((partition, content), extent) in spec.partitions.iter().zip(contents).zip(&layout.partitions) {
+        let Some((file, path, size)) = content else { continue };
+        copy::copy_sparse(&file, size, output, extent.offset).map_err(|source| {
+            let label = partition.label.clone();
+            DiskError::Copy { path, label, source }
+        })?;
+    }
+    write_table(output, spec, &layout)?;
+    output.rewind()?;
+    Ok(layout)
+}
+
+fn check_names(spec: &DiskSpec) -> Result<(), DiskError> {
+    let mut guids = BTreeSet::from([spec.disk_guid]);
+    for Partition { label, type_guid, guid, .. } in &spec.partitions {
+        if label.is_empty() || label.contains('\0') || label.encode_utf16().count() > LABEL_UNITS {
+            return Err(DiskError::Label { label: label.clone() });
+        }
+        // "A nil type GUID marks an unused entry" (UEFI 2.10, table 5.6).
+        if guid.is_nil() || type_guid.is_nil() || !guids.insert(*guid) {
+            let guid = if type_guid.is_nil() { *type_guid } else { *guid };
+            return Err(DiskError::Guid { guid, label: label.clone() });
+        }
+    }
+    Ok(())
+}
+
+type OpenContent = Option<(File, PathBuf, u64)>;
+
+fn open_content(partition: &Partition) -> Result<OpenContent, DiskError> {
+    let PartitionContent::File(path) = &partition.content else { return Ok(None) };
+    let file = fs::open(path)?;
+    let copy_error = |source| DiskError::Copy { path: path.clone(), label: partition.label.clone(), source };
+    let content = file.metadata().map_err(copy_error)?.len();
+    if content > partition.size {
+        let (label, size, path) = (partition.label.clone(), partition.size, path.clone());
+        return Err(DiskError::ContentTooLarge { label, size, path, content });
+    }
+    Ok(Some((file, path.clone(), content)))
+}
+
+fn write_table(output: &mut File, spec: &DiskSpec, layout: &Layout) -> Result<(), DiskError> {
+    let table_error = |error: &dyn std::fmt::Display| DiskError::Table(error.to_string());
+    // "Size in logical blocks of the disk, minus one, or 0xffffffff if it is larger" (UEFI 2.10, table 5.4).
+    let sectors = u32::try_from(layout.size / SECTOR - 1).unwrap_or(u32::MAX);
+    ProtectiveMBR::with_lb_size(sectors).overwrite_lba0(output).map_err(|error| table_error(&error))?;
+    let config = GptConfig::new().writable(true).logical_block_size(LogicalBlockSize::Lb512);
+    let disk = config.create_from_device(&mut *output, Some(spec.disk_guid));
+    let mut disk = disk.map_err(|error| table_error(&error))?;
+    let mut entries = BTreeMap::new();
+    for (number, (partition, extent)) in (1..).zip(spec.partitions.iter().zip(&layout.partitions)) {
+        let first_lba = extent.offset / SECTOR;
+        let entry = partition::Partition {
+            part_type_guid: Type { guid: partition.type_guid, os: OperatingSystem::None },
+            part_guid: partition.guid,
+            first_lba,
+            last_lba: first_lba + extent.size / SECTOR - 1,
+            flags: 0,
+            name: partition.label.clone(),
+        };
+        entries.insert(number, entry);
+    }
+    disk.update_partitions(entries).map_err(|error| table_error(&error))?;
+    disk.write().map_err(|error| table_error(&error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -90,7 +90,7 @@ impl Header {
         for (field, digits) in fields.iter_mut().zip(bytes[6..].chunks_exact(8)) {
             *field = hexadecimal(digits).ok_or(Fault::Damaged("a number in a cpio header"))?;
         }
-        let [inode, mode, links, uid, gid, mtime, size, major, minor, device_major, device_minor, name_size, sum] =
+        let [inode, mode, uid, gid, links, mtime, size, major, minor, device_major, device_minor, name_size, sum] =
             fields;
         let device = (device_major, device_minor);
         Ok(Header { checked, inode: (major, minor, inode), mode, links, uid, gid, mtime, size, device, name_size, sum })

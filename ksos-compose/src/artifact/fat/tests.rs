@@ -1,0 +1,182 @@
+#![expect(clippy::disallowed_methods, reason = "tests write files and run foreign tools")]
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+use super::*;
+use crate::tree::{Entry, Meta, Node};
+
+const MIB: u64 = 1 << 20;
+
+fn spec() -> FatSpec {
+    FatSpec { size: 256 * MIB, label: "KSOSEFI".into(), volume_id: 0x1234_abcd, epoch: 1_700_000_001 }
+}
+
+fn tree(files: &[(&str, Vec<u8>)]) -> Tree {
+    let mut tree = Tree::new(0);
+    for (path, bytes) in files {
+        let node = Node::File(Content::inline(bytes.as_slice()));
+        tree.insert(path, Entry { meta: Meta::root(0o600, 5), node }).unwrap();
+    }
+    tree
+}
+
+fn pattern(size: usize) -> Vec<u8> {
+    (0..size).map(|index| (index % 251) as u8).collect()
+}
+
+fn esp() -> Vec<(&'static str, Vec<u8>)> {
+    vec![
+        ("EFI/BOOT/BOOTX64.EFI", pattern(900_001)),
+        ("EFI/BOOT/grubx64.efi", pattern(4_000_000)),
+        ("EFI/BOOT/mmx64.efi", pattern(2048)),
+        ("EFI/debian/grub.cfg", b"set timeout=0\n".to_vec()),
+        ("EFI/ksos/state1/state", pattern(512)),
+        ("EFI/ksos/state2/state", pattern(512)),
+        ("EFI/ksos/a rather long name with ünïcode.json", pattern(4097)),
+        ("EFI/ksos/a rather long name too.json", pattern(1)),
+        ("EFI/ksos/empty", Vec::new()),
+        ("EFI/ksos/exactly-13ch", pattern(5)),
+        ("sparse", [vec![0; 300_000], b"end".to_vec()].concat()),
+    ]
+}
+
+fn error(files: &[(&str, Vec<u8>)], spec: &FatSpec) -> String {
+    write(&tree(files), spec, &mut io::Cursor::new(Vec::new())).unwrap_err().to_string()
+}
+
+fn has_tool(name: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap().status.success();
+    if !found {
+        assert!(std::env::var_os("KSOS_REQUIRE_TOOLS").is_none(), "{name} is not installed");
+        println!("skipped: {name} is not installed");
+    }
+    found
+}
+
+fn run(directory: &Path, program: &str, arguments: &[&str]) -> String {
+    let command = Command::new(program).args(arguments).current_dir(directory).output().unwrap();
+    let text = String::from_utf8_lossy(&command.stdout).into_owned();
+    assert!(command.status.success(), "{program} {arguments:?}: {text}{}", String::from_utf8_lossy(&command.stderr));
+    text
+}
+
+fn image(directory: &Path, tree: &Tree, spec: &FatSpec) -> FatSummary {
+    write(tree, spec, &mut std::fs::File::create(directory.join("esp")).unwrap()).unwrap()
+}
+
+#[test]
+fn foreign_tools_agree() {
+    if !has_tool("fsck.vfat") || !has_tool("mdir") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    for (size, cluster_size) in [(34 * MIB, 512), (100 * MIB, 1024), (256 * MIB, 2048), (260 * MIB, 4096), (1024 * MIB, 4096)] {
+        let spec = FatSpec { size, ..spec() };
+        let summary = image(directory, &tree(&esp()), &spec);
+        assert_eq!(summary.cluster_size, cluster_size);
+        let report = run(directory, "fsck.vfat", &["-n", "-v", "esp"]);
+        assert!(report.contains("32 bit entries"), "{report}");
+        assert!(!report.contains("differences") && !report.contains("wrong"), "{report}");
+        let used = summary.clusters - summary.free / cluster_size;
+        assert!(report.contains(&format!("{used}/{} clusters", summary.clusters)), "{report}");
+        for (path, bytes) in esp() {
+            run(directory, "mcopy", &["-n", "-o", "-i", "esp", &format!("::{path}"), "out"]);
+            assert_eq!(std::fs::read(directory.join("out")).unwrap(), bytes, "{path}");
+        }
+        let info = run(directory, "minfo", &["-i", "esp"]);
+        assert!(info.contains("serial number: 1234ABCD") && info.contains("disk label=\"KSOSEFI    \""), "{info}");
+        let listing = run(directory, "mdir", &["-i", "esp", "-/", "::"]);
+        assert!(listing.contains("Volume in drive : is KSOSEFI") && listing.contains("2023-11-14  22:13"), "{listing}");
+        assert!(listing.contains("a rather long name with ünïcode.json"), "{listing}");
+        // A volume of another tool takes more files, and stays sound.
+        run(directory, "mmd", &["-i", "esp", "::new"]);
+        run(directory, "mcopy", &["-i", "esp", "out", "::new/another long name"]);
+        run(directory, "fsck.vfat", &["-n", "esp"]);
+    }
+}
+
+#[test]
+fn every_file_starts_at_4_kib_and_is_contiguous() {
+    if !has_tool("mshowfat") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    for size in [34 * MIB, 256 * MIB, 512 * MIB] {
+        let summary = image(directory, &tree(&esp()), &FatSpec { size, ..spec() });
+        let bytes = std::fs::read(directory.join("esp")).unwrap();
+        let mut blocks = std::collections::BTreeSet::new();
+        for (path, content) in esp().iter().filter(|(_, content)| !content.is_empty()) {
+            let at = summary.files[*path];
+            assert_eq!(at % 4096, 0, "{path}");
+            assert_eq!(&bytes[at as usize..at as usize + content.len()], content, "{path}");
+            for block in at / 4096..(at + content.len() as u64).div_ceil(4096) {
+                assert!(blocks.insert(block), "{path} shares a block");
+            }
+            // mshowfat prints one range of clusters for a contiguous file.
+            let chain = run(directory, "mshowfat", &["-i", "esp", &format!("::{path}")]);
+            assert_eq!(chain.matches('<').count(), 1, "{chain}");
+        }
+    }
+}
+
+#[test]
+fn the_same_tree_gives_the_same_bytes_and_a_sparse_file() {
+    let directory = tempfile::tempdir().unwrap();
+    image(directory.path(), &tree(&esp()), &spec());
+    let first = std::fs::read(directory.path().join("esp")).unwrap();
+    let taken = std::fs::metadata(directory.path().join("esp")).unwrap().blocks() * 512;
+    assert!(taken < 6 * MIB, "{taken} bytes on disk");
+    let mut files = esp();
+    files.reverse();
+    let mut second = io::Cursor::new(Vec::new());
+    write(&tree(&files), &spec(), &mut second).unwrap();
+    assert!(first == second.into_inner());
+    assert_eq!(first.len() as u64, 256 * MIB);
+}
+
+#[test]
+fn large_directories_and_colliding_short_names() {
+    if !has_tool("fsck.vfat") {
+        return;
+    }
+    let names: Vec<String> = (0..3000).map(|index| format!("d/kernel-module-{index:05}.ko.xz")).collect();
+    let files: Vec<(&str, Vec<u8>)> = names.iter().map(|name| (name.as_str(), vec![1])).collect();
+    let directory = tempfile::tempdir().unwrap();
+    image(directory.path(), &tree(&files), &spec());
+    run(directory.path(), "fsck.vfat", &["-n", "esp"]);
+    let listing = run(directory.path(), "mdir", &["-b", "-i", "esp", "::d"]);
+    assert_eq!(listing.lines().count(), 3000);
+}
+
+#[test]
+fn what_fat_cannot_hold_is_refused_by_name() {
+    let one = |name| vec![(name, vec![1])];
+    assert!(error(&one("a/b:c"), &spec()).starts_with("\"a/b:c\" cannot be on FAT: its name has a control character"));
+    assert!(error(&one("a."), &spec()).contains("ends with a dot"));
+    let twice = vec![("EFI/x", vec![1]), ("efi/y", vec![2])];
+    assert_eq!(error(&twice, &spec()), "\"EFI\" and \"efi\" are one name on FAT, which does not tell upper from lower case");
+    let mut tree = Tree::new(0);
+    let link = Entry { meta: Meta::root(0o777, 0), node: Node::Symlink("x".into()) };
+    tree.insert("EFI/link", link).unwrap();
+    let refused = check(&tree, &spec()).unwrap_err().to_string();
+    assert_eq!(refused, "\"EFI/link\" is a symbolic link; FAT holds directories and regular files only");
+    let huge = Content::host_file("/none".into(), ksos_formats::Digest::of(b""), 1 << 32);
+    tree.insert("EFI/link", Entry { meta: Meta::root(0, 0), node: Node::File(huge) }).unwrap();
+    let refused = check(&tree, &spec()).unwrap_err().to_string();
+    assert_eq!(refused, "\"EFI/link\" has 4294967296 bytes; FAT holds files below 4294967296 bytes");
+}
+
+#[test]
+fn sizes_that_do_not_fit_are_refused_with_numbers() {
+    let small = FatSpec { size: 34 * MIB, ..spec() };
+    let full = error(&[("x", vec![1; 34 << 20])], &small);
+    assert_eq!(full, "content needs 35655680 bytes, the volume has 35074048");
+    assert!(error(&[], &FatSpec { size: 32 * MIB, ..spec() }).contains("at least 65525 clusters"));
+    assert!(error(&[], &FatSpec { size: 34 * MIB + 512, ..spec() }).contains("not a multiple of 4096"));
+    assert!(error(&[], &FatSpec { size: 1 << 42, ..spec() }).contains("sectors"));
+    assert!(error(&[], &FatSpec { label: "efi".into(), ..spec() }).starts_with("\"efi\" is not a volume label"));
+}
