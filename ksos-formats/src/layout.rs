@@ -36,3 +36,5 @@ pub const PARAM_SLOT: &str = "ksos.slot";
 pub const PARAM_ESP: &str = "ksos.esp";
 /// Kernel parameter that overrides the root mode: `slot` or `ram`.
 pub const PARAM_ROOT: &str = "ksos.root";
+/// Kernel parameter that says what the runtime does when it cannot go on: `wait` or `reboot`.
+pub const PARAM_EMERGENCY: &str = "ksos.emergency";

@@ -1,1 +1,89 @@
 //! The one binary on a node: `/init`, PID 1, supervision, module loading.
+//!
+//! - `sys`: what the runtime asks of the machine; the only `unsafe` code.
+//! - `cmdline`, `console`, `disk`, `modules`: the kernel command line, what is said, partitions, kernel modules.
+//! - `init`: PID 1 in the initramfs and in the real root.
+//!
+//! The first argument or the name that the binary is called by chooses what it is; see [`main`]. No threads, no
+//! async, no TLS. A panic aborts, except in PID 1 (see `init`).
+
+pub mod cmdline;
+pub mod console;
+pub mod disk;
+pub mod init;
+pub mod modules;
+pub mod sys;
+
+use std::io::{Write, stderr, stdout};
+
+use sys::linux::Linux;
+use sys::{Down, Signal, Sys};
+
+const USAGE: &str = "usage: ksos-runtime APPLET [ARGUMENT...]
+  status [--json]          what the node says about itself
+  modprobe [-q] [-a] [-n] [-r] [--] NAME|ALIAS...
+  reboot | poweroff | halt [-f]
+  import-images            import the container images that the image carries
+";
+
+/// Runs what the arguments ask for; returns the exit status.
+///
+/// As PID 1: the initramfs's `/init`, or, called as `.../ksos-runtime init`, PID 1 of the real root. Otherwise an
+/// applet, by the name of the binary (`modprobe`, `reboot`, `poweroff`, `halt`) or the first argument. The kernel calls
+/// what `/proc/sys/kernel/modprobe` names with `-q --` before the alias: that is `modprobe` under any name.
+pub fn main() -> i32 {
+    let arguments: Vec<String> = std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect();
+    let sys = Linux::new();
+    let (name, rest) = arguments.split_first().map_or(("", &[][..]), |(name, rest)| (name.as_str(), rest));
+    if std::process::id() == 1 {
+        // What the kernel does not know of its command line arrives as arguments of `/init`; it is not for us.
+        if name == ksos_formats::layout::RUNTIME_BINARY && rest == ["init"] {
+            init::root_main(&sys);
+        }
+        init::initramfs_main(&sys);
+    }
+    let called = name.rsplit('/').next().unwrap_or(name);
+    if matches!(called, "modprobe" | "reboot" | "poweroff" | "halt") {
+        return applet(&sys, called, rest);
+    }
+    match rest.split_first() {
+        Some((first, _)) if first == "-q" => applet(&sys, "modprobe", rest),
+        Some((first, rest)) => applet(&sys, first, rest),
+        None => applet(&sys, "", &[]),
+    }
+}
+
+fn applet(sys: &dyn Sys, name: &str, arguments: &[String]) -> i32 {
+    match name {
+        "modprobe" => modules::modprobe(sys, arguments, &mut stdout(), &mut stderr()),
+        "status" => {
+            let json = arguments.iter().any(|argument| argument == "--json");
+            init::status::show(sys, json, &mut stdout(), &mut stderr())
+        }
+        "import-images" => init::import_images(sys, &mut stdout()),
+        "reboot" => take_down(sys, Down::Reboot, Signal::Term, arguments),
+        "poweroff" => take_down(sys, Down::PowerOff, Signal::Usr2, arguments),
+        "halt" => take_down(sys, Down::Halt, Signal::Usr1, arguments),
+        _ => {
+            let _ = stderr().write_all(USAGE.as_bytes());
+            2
+        }
+    }
+}
+
+/// Asks PID 1 to take the machine down; with `-f`, flushes and does it at once.
+fn take_down(sys: &dyn Sys, down: Down, signal: Signal, arguments: &[String]) -> i32 {
+    let error = if arguments.iter().any(|argument| argument == "-f") {
+        sys.sync();
+        Some(sys.go_down(down))
+    } else {
+        sys.signal(1, signal).err()
+    };
+    match error {
+        None => 0,
+        Some(error) => {
+            let _ = writeln!(stderr(), "{down}: {error}");
+            1
+        }
+    }
+}

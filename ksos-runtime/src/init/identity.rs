@@ -1,0 +1,160 @@
+//! Stage 40: who the node is: clock, boot count, machine-id, host name, firmware facts; the loopback interface.
+
+use crate::sys::{FileKind, Sys, read_line};
+
+use super::Error;
+use super::node::Node;
+
+/// The machine-id of the running node (machine-id(5)).
+const MACHINE_ID: &str = "/run/ksos/machine-id";
+/// The UEFI variable that tells whether Secure Boot is enforced (UEFI 2.10, section 3.3): four bytes of attributes,
+/// one of value.
+const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+
+/// Sets everything up; returns a summary.
+pub(super) fn set_up(node: &mut Node<'_>) -> Result<String, Error> {
+    let sys = node.sys;
+    node.secure_boot = secure_boot(sys);
+    node.lockdown = lockdown(sys);
+    let mut failures = Vec::new();
+    let mut note = |result: Result<(), Error>| failures.extend(result.err().map(|error| error.to_string()));
+    note(set_clock(node));
+    note(sys.disable_ctrl_alt_del().map_err(Error::from));
+    note(sys.set_hostname(&node.config.hostname).map_err(Error::from));
+    note(sys.loopback_up().map_err(Error::from));
+    note(count_boot(node));
+    note(set_machine_id(node));
+    Error::unless_empty(failures)?;
+    Ok(format!("{}, boot {}, secure boot {}", node.config.hostname, node.boot, node.secure_boot))
+}
+
+/// Moves the clock forward to the image's build time or the last boot, whichever is later: TLS and expiry dates need a
+/// clock that is not decades behind, and not every board has a battery.
+fn set_clock(node: &Node<'_>) -> Result<(), Error> {
+    let last_boot = node.sys.modified(&boot_count_path(node)).unwrap_or(0);
+    let bound = node.config.image.epoch.max(last_boot);
+    if node.sys.wall_clock() < bound {
+        node.sys.set_wall_clock(bound)?;
+    }
+    Ok(())
+}
+
+fn boot_count_path(node: &Node<'_>) -> String {
+    format!("{}/ksos/boot-count", node.data.path)
+}
+
+fn count_boot(node: &mut Node<'_>) -> Result<(), Error> {
+    let path = boot_count_path(node);
+    let before = read_line(node.sys, &path).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    node.boot = before.saturating_add(1);
+    node.sys.make_directory(&format!("{}/ksos", node.data.path), 0o755)?;
+    Ok(node.sys.replace(&path, format!("{}\n", node.boot).as_bytes(), 0o644)?)
+}
+
+/// Takes the machine-id from the data partition, or makes one, and shows it as `/etc/machine-id`.
+fn set_machine_id(node: &Node<'_>) -> Result<(), Error> {
+    let sys = node.sys;
+    let kept = format!("{}/ksos/machine-id", node.data.path);
+    let id = match read_line(sys, &kept).filter(|text| is_machine_id(text)) {
+        Some(id) => id,
+        None => {
+            let id = new_machine_id(sys)?;
+            sys.replace(&kept, format!("{id}\n").as_bytes(), 0o444)?;
+            id
+        }
+    };
+    sys.replace(MACHINE_ID, format!("{id}\n").as_bytes(), 0o444)?;
+    if sys.kind("/etc/machine-id") == Some(FileKind::File) && !sys.is_link("/etc/machine-id") {
+        sys.bind(MACHINE_ID, "/etc/machine-id")?;
+    }
+    Ok(())
+}
+
+fn is_machine_id(text: &str) -> bool {
+    text.len() == 32
+        && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        && text.bytes().any(|byte| byte != b'0')
+}
+
+/// "The machine ID ... may also be used as a UUID": version 4, variant DCE (machine-id(5)).
+fn new_machine_id(sys: &dyn Sys) -> Result<String, Error> {
+    let mut bytes = [0; 16];
+    sys.random(&mut bytes)?;
+    bytes[6] = (bytes[6] & 0x0f) | 0x40;
+    bytes[8] = (bytes[8] & 0x3f) | 0x80;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn secure_boot(sys: &dyn Sys) -> &'static str {
+    match sys.read(SECURE_BOOT, 64).as_deref() {
+        Ok([_, _, _, _, 1]) => "on",
+        Ok([_, _, _, _, 0]) => "off",
+        // Without UEFI, or without the variable although variables can be read, there is no Secure Boot.
+        Err(error) if error.is_not_found() && efi_variables_known(sys) => "off",
+        _ => "unknown",
+    }
+}
+
+fn efi_variables_known(sys: &dyn Sys) -> bool {
+    sys.kind("/sys/firmware/efi").is_none()
+        || sys.list("/sys/firmware/efi/efivars").is_ok_and(|names| !names.is_empty())
+}
+
+/// Returns the word in brackets in `none [integrity] confidentiality`.
+fn lockdown(sys: &dyn Sys) -> String {
+    let text = read_line(sys, "/sys/kernel/security/lockdown").unwrap_or_default();
+    let chosen = text.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
+    chosen.map_or("unknown", |(word, _)| word).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node::tests::node;
+    use super::*;
+    use crate::sys::double::Double;
+
+    #[test]
+    fn machine_id_and_boot_count_persist() {
+        let sys = Double::new();
+        sys.put("/run/ksos/x", "");
+        sys.put("/etc/machine-id", "uninitialized\n");
+        let mut first = node(&sys);
+        set_up(&mut first).expect("works");
+        let id = sys.text("/data/ksos/machine-id");
+        assert_eq!(id, "5a5a5a5a5a5a4a5a9a5a5a5a5a5a5a5a\n");
+        assert_eq!((sys.text("/run/ksos/machine-id"), first.boot), (id, 1));
+        assert_eq!(sys.calls_of("bind"), ["bind /run/ksos/machine-id /etc/machine-id"]);
+        sys.put("/data/ksos/machine-id", "0123456789abcdef0123456789abcdef");
+        let mut second = node(&sys);
+        set_up(&mut second).expect("works");
+        assert_eq!((sys.text("/run/ksos/machine-id").trim(), second.boot), ("0123456789abcdef0123456789abcdef", 2));
+        assert_eq!(sys.calls_of("clock")[0], "clock 1700000000");
+    }
+
+    #[test]
+    fn damaged_files_are_replaced() {
+        for bad in ["", "xyz", "0123456789ABCDEF0123456789ABCDEF", "00000000000000000000000000000000"] {
+            assert!(!is_machine_id(bad), "{bad}");
+        }
+        let sys = Double::new();
+        sys.put("/run/ksos/x", "");
+        sys.put("/data/ksos/boot-count", "99999999999999999999");
+        let mut node = node(&sys);
+        set_up(&mut node).expect("works");
+        assert_eq!(node.boot, 1);
+    }
+
+    #[test]
+    fn firmware_facts() {
+        let sys = Double::new();
+        assert_eq!((secure_boot(&sys), lockdown(&sys).as_str()), ("off", "unknown"));
+        sys.put("/sys/firmware/efi/systab", "");
+        assert_eq!(secure_boot(&sys), "unknown", "UEFI, but its variables are not there");
+        for (value, expected) in [(&[6, 0, 0, 0, 1][..], "on"), (&[6, 0, 0, 0, 0], "off"), (&[6, 0, 0, 0], "unknown")] {
+            sys.put(SECURE_BOOT, value);
+            assert_eq!(secure_boot(&sys), expected);
+        }
+        sys.put("/sys/kernel/security/lockdown", "none [integrity] confidentiality\n");
+        assert_eq!(lockdown(&sys), "integrity");
+    }
+}

@@ -1,0 +1,403 @@
+//! `/init` of the initramfs: from the kernel to the verified root file system.
+//!
+//! The boot disk is the one that the boot loader came from (`disk::find`); the slot's partition is taken by name on
+//! that disk alone. In slot mode the root image is used in place: loop device, dm-verity over it, SquashFS on top; a
+//! changed block is an I/O error when it is read. In RAM mode the file is copied to memory while it is hashed, and only
+//! used when the digest is right.
+
+use ksos_formats::boot::{self, BootConfig, RootMode};
+use ksos_formats::layout;
+
+use crate::cmdline::Cmdline;
+use crate::console::say;
+use crate::disk::find::{self, BootDisk, FindError};
+use crate::disk::gpt::Guid;
+use crate::modules::Loader;
+use crate::sys::{LoopFile, Mount, MountFlags, Sys, Wake};
+
+use super::handover::{Handover, SLOT_MOUNT, StageReport, read_document};
+use super::stages::report;
+use super::{Error, kernel_cmdline};
+
+/// Where the root is put together.
+const ROOT: &str = "/sysroot";
+/// Where the root image lies in RAM mode.
+const RAM_MOUNT: &str = "/run/ksos/ram";
+/// How long the boot disk may take to appear, in milliseconds.
+const DISK_TIMEOUT_MS: u64 = 20_000;
+/// After how long it is said that the boot disk is awaited, in milliseconds.
+const DISK_SLOW_MS: u64 = 3000;
+/// Longest wait between two looks, should an announcement be lost, in milliseconds.
+const DISK_LOOK_MS: u64 = 1000;
+/// What the root needs whatever the configuration lists; names that the image does not have are built in.
+const ROOT_MODULES: [&str; 5] = ["loop", "dm_mod", "dm_verity", "squashfs", "ext4"];
+
+struct Boot<'a> {
+    sys: &'a dyn Sys,
+    cmdline: Cmdline,
+    config: BootConfig,
+    loader: Option<Loader<'a>>,
+    slot: char,
+    esp: Option<Guid>,
+    mode: RootMode,
+    disk: Option<(BootDisk, String)>,
+    stages: Vec<StageReport>,
+}
+
+/// Runs all stages and the program of the real root. Returns why it could not.
+pub(super) fn run(sys: &dyn Sys) -> Error {
+    match prepare(sys).and_then(|mut boot| boot.go()) {
+        Ok(()) => sys.exec(&[layout::RUNTIME_BINARY, "init"]).into(),
+        Err(error) => error,
+    }
+}
+
+/// Stage 00: kernel file systems, console, configuration.
+fn prepare(sys: &dyn Sys) -> Result<Boot<'_>, Error> {
+    let start = sys.uptime_ms();
+    mount_kernel(sys)?;
+    sys.open_console();
+    let cmdline = kernel_cmdline(sys);
+    // The kernel asks `/sbin/modprobe` for what it misses; here that program is this one.
+    let _ = sys.write("/proc/sys/kernel/modprobe", b"/init");
+    let config: BootConfig = read_document(sys, layout::BOOT_CONFIG)?;
+    if config.format != boot::FORMAT {
+        let path = layout::BOOT_CONFIG.to_owned();
+        return Err(Error::Format { path, found: config.format, supported: boot::FORMAT });
+    }
+    let (slot, esp, mode) = parameters(&cmdline, config.root_mode)?;
+    let mut boot = Boot { sys, cmdline, config, loader: None, slot, esp, mode, disk: None, stages: Vec::new() };
+    boot.stages.push(report(sys, 0, "kernel", start, &Ok(String::new())));
+    Ok(boot)
+}
+
+fn mount_kernel(sys: &dyn Sys) -> Result<(), Error> {
+    let strict = MountFlags { no_suid: true, no_dev: true, no_exec: true, ..MountFlags::default() };
+    let devices = MountFlags { no_suid: true, ..MountFlags::default() };
+    let memory = MountFlags { no_suid: true, no_dev: true, ..MountFlags::default() };
+    for (source, target, flags, options) in [
+        ("proc", "/proc", strict, ""),
+        ("sysfs", "/sys", strict, ""),
+        ("devtmpfs", "/dev", devices, "mode=0755"),
+        ("tmpfs", "/run", memory, "mode=0755"),
+    ] {
+        sys.make_directory(target, 0o755)?;
+        sys.mount(&Mount { source, target, kind: source, flags, options })?;
+    }
+    sys.make_directory("/run/ksos", 0o755)?;
+    Ok(sys.make_directory(ROOT, 0o755)?)
+}
+
+/// Reads slot, EFI system partition and root mode from the command line.
+fn parameters(cmdline: &Cmdline, default: RootMode) -> Result<(char, Option<Guid>, RootMode), Error> {
+    let wrong = |name, value: &str, expected| Error::Parameter { name, value: value.to_owned(), expected };
+    let slot = match cmdline.value(layout::PARAM_SLOT) {
+        None | Some("a") => 'a',
+        Some("b") => 'b',
+        Some(other) => return Err(wrong(layout::PARAM_SLOT, other, "a or b")),
+    };
+    let esp = match cmdline.value(layout::PARAM_ESP).filter(|text| !text.is_empty()) {
+        None => None,
+        Some(text) => Some(Guid::parse(text).ok_or_else(|| wrong(layout::PARAM_ESP, text, "a partition GUID"))?),
+    };
+    let mode = match cmdline.value(layout::PARAM_ROOT) {
+        None => default,
+        Some("slot") => RootMode::Slot,
+        Some("ram") => RootMode::Ram,
+        Some(other) => return Err(wrong(layout::PARAM_ROOT, other, "slot or ram")),
+    };
+    Ok((slot, esp, mode))
+}
+
+impl<'a> Boot<'a> {
+    fn go(&mut self) -> Result<(), Error> {
+        self.stage(1, "modules", Self::load_modules)?;
+        self.stage(2, "drivers", Self::load_drivers)?;
+        self.stage(3, "disk", Self::find_disk)?;
+        self.stage(4, "slot", Self::mount_slot)?;
+        self.stage(5, "root", Self::mount_root)?;
+        self.hand_over()
+    }
+
+    fn stage(&mut self, number: u8, name: &str, run: fn(&mut Self) -> Result<String, Error>) -> Result<(), Error> {
+        let start = self.sys.uptime_ms();
+        let result = run(self);
+        let report = report(self.sys, number, name, start, &result);
+        self.stages.push(report);
+        result.map(drop)
+    }
+
+    /// Loads what the configuration lists. A module that fails is said and not fatal: what it was for may not be
+    /// needed on this machine, and the stage that needs it says what is missing.
+    fn load_modules(&mut self) -> Result<String, Error> {
+        let loader = match Loader::open(self.sys, &self.cmdline) {
+            Ok(loader) => loader,
+            Err(error) => return Ok(format!("{error}")),
+        };
+        let mut count = 0;
+        for name in &self.config.modules {
+            match loader.load(name) {
+                Ok(paths) => count += paths.len(),
+                Err(error) => say(self.sys, &format!("module {name}: {error}")),
+            }
+        }
+        // Not in the image means built in, or missed later by name.
+        count += ROOT_MODULES.iter().filter_map(|name| loader.load(name).ok()).map(|paths| paths.len()).sum::<usize>();
+        self.loader = Some(loader);
+        Ok(format!("{count} loaded"))
+    }
+
+    fn load_drivers(&mut self) -> Result<String, Error> {
+        // Before the look at what is there, so that nothing appears unseen in between.
+        self.sys.listen()?;
+        let Some(loader) = &self.loader else { return Ok("no modules".to_owned()) };
+        let (count, failures) = loader.load_for_hardware();
+        failures.iter().for_each(|error| say(self.sys, &format!("driver: {error}")));
+        Ok(format!("{count} loaded"))
+    }
+
+    /// Waits for the boot disk and its slot partition, loading drivers for what appears meanwhile.
+    fn find_disk(&mut self) -> Result<String, Error> {
+        let start = self.sys.uptime_ms();
+        let mut said = false;
+        loop {
+            let waited = self.sys.uptime_ms().saturating_sub(start);
+            let problem = match find::boot_disk(self.sys, self.esp) {
+                Ok(disk) => return self.take_disk(disk),
+                Err(error @ FindError::NotFound { .. }) if waited < DISK_TIMEOUT_MS => error,
+                Err(error) => return Err(error.into()),
+            };
+            if waited >= DISK_SLOW_MS && !std::mem::replace(&mut said, true) {
+                say(self.sys, &format!("waiting for the boot disk: {problem}"));
+            }
+            for wake in self.sys.wait(Some(DISK_LOOK_MS.min(DISK_TIMEOUT_MS - waited))) {
+                self.load_for(&wake);
+            }
+        }
+    }
+
+    fn load_for(&self, wake: &Wake) {
+        let (Some(loader), Wake::Uevent(event)) = (&self.loader, wake) else { return };
+        if let Some(alias) = event.field("MODALIAS").filter(|_| event.action == "add")
+            && let Err(error) = loader.load_alias(alias)
+        {
+            say(self.sys, &format!("driver: {error}"));
+        }
+    }
+
+    fn take_disk(&mut self, disk: BootDisk) -> Result<String, Error> {
+        let name = if self.slot == 'b' { layout::SLOT_B_LABEL } else { layout::SLOT_A_LABEL };
+        let partition = disk.table.by_name(name);
+        let missing = || Error::NoPartition { disk: disk.path(), name: name.to_owned() };
+        let path = disk.partition_path(self.sys, partition.ok_or_else(missing)?)?;
+        let detail = format!("{}, slot {} on {path}", disk.path(), self.slot);
+        self.disk = Some((disk, path));
+        Ok(detail)
+    }
+
+    fn slot_partition(&self) -> String {
+        self.disk.as_ref().map(|(_, path)| path.clone()).unwrap_or_default()
+    }
+
+    fn mount_slot(&mut self) -> Result<String, Error> {
+        let source = self.slot_partition();
+        self.sys.make_directory(SLOT_MOUNT, 0o755)?;
+        let flags = MountFlags { read_only: true, no_suid: true, no_dev: true, no_exec: true, ..MountFlags::default() };
+        self.sys.mount(&Mount { source: &source, target: SLOT_MOUNT, kind: "ext4", flags, options: "" })?;
+        let path = self.image_path();
+        let (found, expected) = (self.sys.file_size(&path)?, self.config.root.size);
+        if found != expected {
+            return Err(Error::ImageSize { path, found, expected });
+        }
+        Ok(String::new())
+    }
+
+    fn image_path(&self) -> String {
+        format!("{SLOT_MOUNT}/{}", self.config.root.file)
+    }
+
+    fn mount_root(&mut self) -> Result<String, Error> {
+        match self.mode {
+            RootMode::Slot => self.verified_device().and_then(|device| self.mount_squashfs(&device))?,
+            RootMode::Ram => {
+                let device = self.device_in_memory()?;
+                self.mount_squashfs(&device)?;
+                self.sys.unmount(SLOT_MOUNT)?;
+            }
+        }
+        Ok(match self.mode {
+            RootMode::Slot => "slot, dm-verity".to_owned(),
+            RootMode::Ram => format!("ram, {} KiB", self.config.root.size / 1024),
+        })
+    }
+
+    /// Returns the dm-verity device over the image in the slot.
+    fn verified_device(&self) -> Result<String, Error> {
+        let path = self.image_path();
+        // Direct I/O keeps each block in memory once; file systems that cannot do it refuse.
+        let attached = self.sys.attach_loop(&LoopFile { path: &path, direct: true });
+        let device = attached.or_else(|_| self.sys.attach_loop(&LoopFile { path: &path, direct: false }))?;
+        Ok(self.sys.create_verity("ksos-root", &device, &self.config.root.verity)?)
+    }
+
+    /// Copies the image to memory while it is hashed; returns a loop device over the copy.
+    fn device_in_memory(&self) -> Result<String, Error> {
+        let path = self.image_path();
+        self.sys.make_directory(RAM_MOUNT, 0o700)?;
+        let options =
+            format!("mode=0700,nr_inodes=16,size={}", self.config.root.size.next_multiple_of(4096) + (1 << 20));
+        let flags = MountFlags { no_suid: true, no_dev: true, no_exec: true, ..MountFlags::default() };
+        self.sys.mount(&Mount { source: "tmpfs", target: RAM_MOUNT, kind: "tmpfs", flags, options: &options })?;
+        let copy = format!("{RAM_MOUNT}/{}", layout::SLOT_ROOT);
+        let (found, expected) = (self.sys.copy_hashed(&path, &copy)?, self.config.root.sha256);
+        if found != expected {
+            return Err(Error::ImageDigest { path, found, expected });
+        }
+        Ok(self.sys.attach_loop(&LoopFile { path: &copy, direct: false })?)
+    }
+
+    fn mount_squashfs(&self, device: &str) -> Result<(), Error> {
+        let flags = MountFlags { read_only: true, ..MountFlags::default() };
+        Ok(self.sys.mount(&Mount { source: device, target: ROOT, kind: "squashfs", flags, options: "" })?)
+    }
+
+    /// Stage 06: tells the next PID 1 what it needs to know and makes the root the root.
+    fn hand_over(&mut self) -> Result<(), Error> {
+        let start = self.sys.uptime_ms();
+        let done = report(self.sys, 6, "handover", start, &Ok(String::new()));
+        self.stages.push(done);
+        let handover = Handover {
+            slot: self.slot,
+            disk: self.disk.as_ref().map(|(disk, _)| disk.path()).unwrap_or_default(),
+            slot_partition: self.slot_partition(),
+            root_mode: self.mode,
+            root_sha256: self.config.root.sha256,
+            stages: std::mem::take(&mut self.stages),
+        };
+        handover.write(self.sys)?;
+        for directory in ["/proc", "/sys", "/dev", "/run"] {
+            self.sys.move_mount(directory, &format!("{ROOT}{directory}"))?;
+        }
+        self.sys.delete_initramfs()?;
+        Ok(self.sys.switch_root(ROOT)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ksos_formats::boot::{ImageId, RootImage, Verity};
+    use ksos_formats::{Arch, Digest};
+
+    use super::*;
+    use crate::disk::gpt::tests::image;
+    use crate::sys::double::Double;
+
+    fn machine(cmdline: &str) -> Double {
+        let sys = Double::new();
+        let config = BootConfig {
+            format: boot::FORMAT,
+            image: ImageId { name: "x".to_owned(), version: "1.0.0".to_owned(), arch: Arch::X86_64, epoch: 1 },
+            kernel_release: "6.12.0-test".to_owned(),
+            modules: vec!["virtio_blk".to_owned()],
+            root_mode: RootMode::Slot,
+            root: RootImage {
+                file: layout::SLOT_ROOT.to_owned(),
+                size: 8,
+                sha256: Digest::of(b"squashfs"),
+                verity: Verity { data_blocks: 1, root_hash: Digest([1; 32]), salt: Digest([2; 32]) },
+            },
+        };
+        sys.put("/ksos/boot.json", serde_json::to_vec(&config).expect("JSON"));
+        sys.put("/proc/cmdline", cmdline);
+        sys.put("/lib/modules/6.12.0-test/modules.dep", "k/virtio_blk.ko:\nk/dm-verity.ko:\n");
+        sys.put("/sys/block/vda/vda2/partition", "2\n");
+        sys.disks.borrow_mut().insert("/dev/vda".to_owned(), image(8, 1));
+        sys.put("/run/ksos/slot/root.squashfs", "squashfs");
+        sys
+    }
+
+    #[test]
+    fn slot_mode_ends_in_the_real_root() {
+        let sys = machine("ksos.slot=a");
+        let end = run(&sys);
+        assert!(end.to_string().contains("execute"), "{end}");
+        let calls = sys.calls.borrow().join("\n");
+        for expected in [
+            "load /lib/modules/6.12.0-test/k/virtio_blk.ko",
+            "mount /dev/vda2 /run/ksos/slot ext4 ro",
+            "loop /run/ksos/slot/root.squashfs direct=true\nverity ksos-root /dev/loop0 1\nmount /dev/dm-0 /sysroot squashfs ro",
+            "move /dev /sysroot/dev\nmove /run /sysroot/run\ndelete initramfs\nswitch_root /sysroot\n\
+             exec /usr/lib/ksos/ksos-runtime init",
+        ] {
+            assert!(calls.contains(expected), "{expected}\n--- in\n{calls}");
+        }
+        let handover = Handover::read(&sys).expect("written");
+        assert_eq!((handover.slot, handover.disk.as_str(), handover.stages.len()), ('a', "/dev/vda", 7));
+        assert!(sys.terminal.borrow().contains("ksos: stage 05 root: ok 0 ms (slot, dm-verity)\n"));
+    }
+
+    #[test]
+    fn ram_mode_hashes_before_it_mounts() {
+        let sys = machine("ksos.root=ram");
+        // The double has no tmpfs: the directory that would be its mount point is enough.
+        run(&sys);
+        let calls = sys.calls.borrow().join("\n");
+        assert!(
+            calls.contains("loop /run/ksos/ram/root.squashfs direct=false\nmount /dev/loop0 /sysroot squashfs ro"),
+            "{calls}"
+        );
+        assert!(calls.contains("unmount /run/ksos/slot"));
+        let sys = machine("ksos.root=ram");
+        sys.put("/run/ksos/slot/root.squashfs", "squashfX");
+        let error = run(&sys);
+        assert!(matches!(error, Error::ImageDigest { .. }), "{error}");
+        assert!(sys.calls_of("loop").is_empty(), "a wrong image is never used");
+    }
+
+    #[test]
+    fn failures_name_what_and_why() {
+        type Break = fn(&Double);
+        let cases: [(&str, &str, Break); 7] = [
+            ("", "/run/ksos/slot/root.squashfs has 3 bytes, expected 8", |sys| {
+                sys.put("/run/ksos/slot/root.squashfs", "abc")
+            }),
+            ("ksos.slot=c", "ksos.slot=c on the kernel command line: expected a or b", |_| {}),
+            ("ksos.esp=zz", "ksos.esp=zz on the kernel command line: expected a partition GUID", |_| {}),
+            ("", "Input/output error", |sys| sys.fail("mount /dev/dm-0", "Input/output error")),
+            ("", "/ksos/boot.json: expected", |sys| sys.put("/ksos/boot.json", "no JSON")),
+            ("ksos.esp=00000000-0000-0000-0000-000000000001", "no disk has the partition with GUID", |_| {}),
+            ("", "several disks have a partition named KSOSEFI: vda, vdb", |sys| {
+                sys.put("/sys/block/vdb/size", "1");
+                sys.disks.borrow_mut().insert("/dev/vdb".to_owned(), image(8, 9));
+            }),
+        ];
+        for (cmdline, expected, break_it) in cases {
+            let sys = machine(cmdline);
+            break_it(&sys);
+            let text = run(&sys).to_string();
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_late_disk_is_awaited_and_its_driver_loaded() {
+        let sys = machine("");
+        let disk = sys.disks.borrow_mut().remove("/dev/vda").expect("there");
+        sys.put("/lib/modules/6.12.0-test/modules.alias", "alias pci:v1* virtio_blk\n");
+        let error = run(&sys);
+        assert!(error.to_string().starts_with("no disk has a partition named KSOSEFI"), "{error}");
+        assert!((20_000..23_000).contains(&sys.now.get()), "bounded");
+        assert!(sys.terminal.borrow().contains("ksos: waiting for the boot disk"));
+        sys.disks.borrow_mut().insert("/dev/vda".to_owned(), disk);
+        assert!(run(&sys).to_string().contains("execute"));
+    }
+
+    #[test]
+    fn loop_without_direct_io_is_tried_when_refused() {
+        let sys = machine("");
+        sys.fail("loop /run/ksos/slot/root.squashfs direct=true", "Invalid argument");
+        run(&sys);
+        assert_eq!(sys.calls_of("loop").len(), 2);
+        assert_eq!(sys.calls_of("verity").len(), 1);
+    }
+}

@@ -1,0 +1,100 @@
+//! Stage 10: the file systems of the real root.
+
+use crate::console::say;
+use crate::sys::{Mount, MountFlags, Sys};
+
+use super::Error;
+use super::node::Node;
+
+const STRICT: MountFlags = MountFlags { read_only: false, no_suid: true, no_dev: true, no_exec: true, no_atime: false };
+const MEMORY: MountFlags =
+    MountFlags { read_only: false, no_suid: true, no_dev: true, no_exec: false, no_atime: false };
+const READ_ONLY: MountFlags =
+    MountFlags { read_only: true, no_suid: true, no_dev: true, no_exec: true, no_atime: false };
+const TERMINALS: MountFlags =
+    MountFlags { read_only: false, no_suid: true, no_dev: false, no_exec: true, no_atime: false };
+
+/// What services and the runtime cannot do without.
+const NEEDED: [(&str, &str, MountFlags, &str); 3] = [
+    ("tmpfs", "/tmp", MEMORY, "mode=1777,size=25%"),
+    ("devpts", "/dev/pts", TERMINALS, "gid=5,mode=0620,ptmxmode=0666"),
+    ("tmpfs", "/dev/shm", MEMORY, "mode=1777"),
+];
+
+/// What is there if the kernel and the firmware have it.
+const OPTIONAL: [(&str, &str, MountFlags, &str); 5] = [
+    ("mqueue", "/dev/mqueue", STRICT, ""),
+    ("securityfs", "/sys/kernel/security", STRICT, ""),
+    ("bpf", "/sys/fs/bpf", STRICT, "mode=0700"),
+    ("pstore", "/sys/fs/pstore", STRICT, ""),
+    ("efivarfs", "/sys/firmware/efi/efivars", READ_ONLY, ""),
+];
+
+/// Mounts everything; devtmpfs has none of the links that programs expect, so those are made too.
+pub(super) fn mount_all(node: &mut Node<'_>) -> Result<String, Error> {
+    let sys = node.sys;
+    if !node.cmdline.has("debug") && !node.cmdline.has("ignore_loglevel") && node.cmdline.value("loglevel").is_none() {
+        // Errors of the kernel and worse: less would hide what matters, more would cut our lines in two.
+        let _ = sys.set_console_level(4);
+    }
+    // Containers need mounts of the host to reach them, and the other way round.
+    sys.make_shared("/")?;
+    let modprobe =
+        if sys.kind("/sbin/modprobe").is_some() { "/sbin/modprobe" } else { ksos_formats::layout::RUNTIME_BINARY };
+    let _ = sys.write("/proc/sys/kernel/modprobe", modprobe.as_bytes());
+    for (kind, target, flags, options) in NEEDED {
+        sys.make_directory(target, 0o755)?;
+        sys.mount(&Mount { source: kind, target, kind, flags, options })?;
+    }
+    for (kind, target, flags, options) in OPTIONAL {
+        mount_optional(sys, &Mount { source: kind, target, kind, flags, options });
+    }
+    for (path, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+    ] {
+        if !sys.is_link(path) {
+            sys.symlink(target, path)?;
+        }
+    }
+    Ok(String::new())
+}
+
+/// Mounts what may be missing: no mount point (only `/dev` lets us make one) or no such file system is no news.
+fn mount_optional(sys: &dyn Sys, mount: &Mount<'_>) {
+    if mount.target.starts_with("/dev/") && sys.make_directory(mount.target, 0o755).is_err() {
+        return;
+    }
+    if sys.kind(mount.target).is_none() {
+        return;
+    }
+    if let Err(error) = sys.mount(mount)
+        && !matches!(error.source.raw_os_error(), Some(libc::ENODEV | libc::EBUSY))
+    {
+        say(sys, &error.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node::tests::node;
+    use super::*;
+    use crate::sys::double::Double;
+
+    #[test]
+    fn needed_mounts_are_fatal_optional_ones_are_not() {
+        let sys = Double::new();
+        sys.put("/sys/fs/bpf/x", "");
+        sys.fail("mount bpf", "no");
+        mount_all(&mut node(&sys)).expect("fine without");
+        let calls = sys.calls.borrow().clone();
+        assert_eq!(calls[..2], ["console level 4".to_owned(), "share /".to_owned()]);
+        assert!(calls.contains(&"mount tmpfs /tmp tmpfs rw mode=1777,size=25%".to_owned()));
+        assert!(!calls.iter().any(|call| call.contains("efivarfs")), "no mount point, no mount");
+        assert_eq!(sys.calls_of("symlink").len(), 4);
+        sys.fail("mount devpts", "no");
+        mount_all(&mut node(&sys)).expect_err("terminals are needed");
+    }
+}

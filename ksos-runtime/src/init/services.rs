@@ -1,0 +1,341 @@
+//! The loop of PID 1: sets the node up, runs its services, and returns when it is to go down.
+//!
+//! One wait (`Sys::wait`) for children, signals, devices and output, until the next timer is due; events go through
+//! the state machine (`supervise`), its actions are done here. Nothing here blocks on a service.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ksos_formats::boot::RootMode;
+use ksos_formats::runtime::{LogTarget, ReadyProbe};
+
+use crate::console::say;
+use crate::sys::{Command, Down, Limits, Pid, Signal, Streams, Uevent, Wake};
+
+use super::handover::StageReport;
+use super::logs::Logs;
+use super::node::Node;
+use super::stages::{self, STAGES};
+use super::status::{self, ServiceStatus, Status};
+use super::supervise::{Action, Event, Machine, Role, Timer};
+use super::{cgroup, emergency, images};
+
+/// Pause before a console shell that ended is started again, in milliseconds.
+const SHELL_PAUSE_MS: u64 = 1000;
+
+/// Returns the environment that every service has.
+pub(super) fn base_environment() -> BTreeMap<String, String> {
+    [("HOME", "/root"), ("TERM", "linux")].map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+/// Sets the node up and runs its services; returns how the machine is to go down, with all services stopped.
+pub(super) fn run(mut node: Node<'_>) -> Down {
+    if let Err(error) = stages::run(&mut node, &STAGES) {
+        emergency::enter(node.sys, &error.to_string(), node.config.console_shell);
+    }
+    if let Err(error) = node.sys.listen() {
+        // Without signals and children there is no supervision.
+        emergency::enter(node.sys, &error.to_string(), node.config.console_shell);
+    }
+    Runner::new(node).run()
+}
+
+struct Runner<'a> {
+    node: Node<'a>,
+    machine: Machine,
+    logs: Logs,
+    processes: BTreeMap<Pid, (String, Role)>,
+    timers: BTreeMap<(String, Timer), u64>,
+    shell: Option<Pid>,
+    shell_due: Option<u64>,
+    down: Option<Down>,
+    stopped: bool,
+    started_ms: u64,
+    ready_ms: Option<u64>,
+    last_status: Vec<u8>,
+}
+
+impl<'a> Runner<'a> {
+    fn new(mut node: Node<'a>) -> Self {
+        let (services, problem) = images::with_import(&node.config);
+        if let Some(reason) = problem {
+            node.degrade("container-images", &reason);
+        }
+        let (machine, problems) = Machine::new(services);
+        if !problems.is_empty() {
+            node.degrade("services", &problems.join("; "));
+        }
+        let logs = Logs::new(&node.logs);
+        let started_ms = node.sys.uptime_ms();
+        Runner {
+            node,
+            machine,
+            logs,
+            processes: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            shell: None,
+            shell_due: None,
+            down: None,
+            stopped: false,
+            started_ms,
+            ready_ms: None,
+            last_status: Vec::new(),
+        }
+    }
+
+    fn run(mut self) -> Down {
+        self.shell_due = self.node.config.console_shell.then(|| self.node.sys.uptime_ms());
+        self.handle(Event::Begin);
+        loop {
+            self.fire_timers();
+            self.write_status();
+            if self.stopped {
+                return self.down.unwrap_or(Down::Reboot);
+            }
+            for wake in self.node.sys.wait(self.timeout()) {
+                self.wake(wake);
+            }
+            // Also without an announcement: one that came while the last was handled may have been merged with it.
+            self.reap();
+        }
+    }
+
+    fn timeout(&self) -> Option<u64> {
+        let next = self.timers.values().chain(&self.shell_due).min()?;
+        Some(next.saturating_sub(self.node.sys.uptime_ms()))
+    }
+
+    fn fire_timers(&mut self) {
+        let now = self.node.sys.uptime_ms();
+        let due: Vec<(String, Timer)> =
+            self.timers.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+        for key in due {
+            // An earlier event of this round may have cancelled it.
+            if self.timers.remove(&key).is_some() {
+                self.handle(Event::Timer(key.0, key.1));
+            }
+        }
+        if self.shell_due.is_some_and(|due| due <= now) && self.down.is_none() {
+            self.shell_due = None;
+            self.shell = emergency::console_shell(self.node.sys);
+        }
+    }
+
+    fn wake(&mut self, wake: Wake) {
+        if let Some(down) = emergency::asked(&wake) {
+            self.go_down(down);
+            return;
+        }
+        match wake {
+            Wake::Output { name, bytes } => self.output(&name, &bytes),
+            Wake::Uevent(event) => self.device(&event),
+            Wake::Child | Wake::Signal(_) | Wake::PowerButton => {}
+        }
+    }
+
+    /// Stops all services. A second request changes how the machine goes down, not that it does.
+    fn go_down(&mut self, down: Down) {
+        if self.down.replace(down).is_none() {
+            say(self.node.sys, &format!("stopping for {down}"));
+            self.shell_due = None;
+            self.handle(Event::Stop);
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some((pid, exit)) = self.node.sys.reap() {
+            if let Some((name, role)) = self.processes.remove(&pid) {
+                self.handle(Event::Exited(name, role, exit));
+            } else if self.shell == Some(pid) {
+                self.shell = None;
+                self.shell_due = self.down.is_none().then(|| self.node.sys.uptime_ms() + SHELL_PAUSE_MS);
+            }
+        }
+    }
+
+    fn output(&mut self, name: &str, bytes: &[u8]) {
+        let target = self.machine.services().get(name).map_or(LogTarget::File, |service| service.config.log);
+        if let Some(failure) = self.logs.take(self.node.sys, name, target, bytes) {
+            self.node.degrade("logs", &format!("logs: {failure}"));
+        }
+    }
+
+    /// Loads drivers for devices that appear, and notices changed blocks of the root image.
+    fn device(&mut self, event: &Uevent) {
+        if let Some(alias) = event.field("MODALIAS").filter(|_| event.action == "add") {
+            let arguments = [ksos_formats::layout::RUNTIME_BINARY, "modprobe", "-q", "--", alias].map(str::to_owned);
+            // In a process of its own: a driver may take its time. What it cannot load, nobody waits for.
+            let _ = self.node.sys.spawn(&Command { arguments: arguments.to_vec(), ..Command::default() });
+        }
+        if event.field("SUBSYSTEM") == Some("input") && event.action == "add" {
+            self.node.sys.watch_power_buttons();
+        }
+        // dm-verity announces what it finds (kernel `drivers/md/dm-verity-target.c`, `verity_handle_err`).
+        if let Some(place) = event.field("DM_VERITY_ERR_BLOCK_NR") {
+            let reason = format!("the root image in slot {} is damaged (type,block {place})", self.node.handover.slot);
+            self.node.degrade("root", &reason);
+        }
+    }
+
+    /// Feeds an event to the state machine and does what it asks for, until nothing follows.
+    fn handle(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            for action in self.machine.step(self.node.sys.uptime_ms(), event) {
+                events.extend(self.perform(action));
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) -> Option<Event> {
+        let sys = self.node.sys;
+        match action {
+            Action::Spawn(name, role) => return Some(self.spawn(name, role)),
+            Action::Connect(name) => {
+                let ready = match self.machine.services().get(&name).map(|service| &service.config.ready) {
+                    Some(ReadyProbe::Socket(path)) => sys.connect_socket(path),
+                    Some(ReadyProbe::Tcp(port)) => sys.connect_tcp(*port),
+                    _ => false,
+                };
+                return Some(Event::Probed(name, ready));
+            }
+            Action::Terminate(name) => self.signal(&name, Signal::Term, |role| role != Role::Probe),
+            Action::Kill(name) => {
+                self.signal(&name, Signal::Kill, |_| true);
+                // Without cgroups the process itself was killed, and the rest is when the machine goes down.
+                let _ = cgroup::kill(sys, &name);
+            }
+            Action::KillProbe(name) => self.signal(&name, Signal::Kill, |role| role == Role::Probe),
+            Action::Set(name, timer, ms) => {
+                self.timers.insert((name, timer), sys.uptime_ms().saturating_add(ms));
+            }
+            Action::Cancel(name) => self.timers.retain(|(other, _), _| *other != name),
+            Action::Note(text) => say(sys, &text),
+            Action::Degraded(name, reason) => self.node.degrade(&format!("service {name}"), &reason),
+            Action::Recovered(name) => self.node.recover(&format!("service {name}")),
+            Action::NodeReady => self.ready(),
+            Action::AllStopped => self.stopped = true,
+        }
+        None
+    }
+
+    fn signal(&self, name: &str, signal: Signal, wanted: impl Fn(Role) -> bool) {
+        for (pid, (other, role)) in &self.processes {
+            if other == name && wanted(*role) {
+                // It may be gone already; its end is then on the way.
+                let _ = self.node.sys.signal(*pid, signal);
+            }
+        }
+    }
+
+    fn spawn(&mut self, name: String, role: Role) -> Event {
+        let Some(command) = self.command(&name, role) else {
+            return Event::NotStarted(name, role, "there is no command".to_owned());
+        };
+        match self.node.sys.spawn(&command) {
+            Ok(pid) => {
+                self.processes.insert(pid, (name.clone(), role));
+                Event::Started(name, role)
+            }
+            Err(error) => Event::NotStarted(name, role, error.to_string()),
+        }
+    }
+
+    fn command(&self, name: &str, role: Role) -> Option<Command> {
+        let config = &self.machine.services().get(name)?.config;
+        let arguments = match (role, &config.ready) {
+            (Role::Main, _) => config.command.clone(),
+            (Role::PreStart(index), _) => config.pre_start.get(index)?.clone(),
+            (Role::Probe, ReadyProbe::Command(command)) => command.clone(),
+            (Role::Probe, _) => return None,
+        };
+        let mut environment = base_environment();
+        environment.extend(config.environment.clone());
+        Some(Command {
+            arguments,
+            environment,
+            directory: config.working_directory.clone(),
+            cgroup: cgroup::for_service(self.node.sys, name),
+            oom_score_adjust: Some(config.oom_score_adjust),
+            limits: Limits { nofile: config.limit_nofile, nproc: config.limit_nproc, core: config.limit_core },
+            streams: if role == Role::Probe { Streams::Null } else { Streams::Captured(name.to_owned()) },
+        })
+    }
+
+    /// Says that the node is ready. Once.
+    fn ready(&mut self) {
+        let Node { sys, config, handover, secure_boot, lockdown, boot, .. } = &self.node;
+        let now = sys.uptime_ms();
+        self.ready_ms = Some(now);
+        let ms = now.saturating_sub(self.started_ms);
+        say(*sys, &format!("stage 80 services: ok {ms} ms"));
+        say(
+            *sys,
+            &format!(
+                "ready name={} version={} arch={} slot={} secure-boot={secure_boot} lockdown={lockdown} boot={boot} \
+                 uptime={}.{:02}",
+                config.image.name,
+                config.image.version,
+                config.image.arch,
+                handover.slot,
+                now / 1000,
+                now % 1000 / 10,
+            ),
+        );
+        self.node.stages.push(StageReport { number: 80, name: "services".to_owned(), ok: true, ms });
+    }
+
+    fn status(&self) -> Status {
+        let Node { config, handover, .. } = &self.node;
+        let state = match (self.down, self.ready_ms) {
+            (Some(_), _) => "stopping",
+            (None, Some(_)) => "ready",
+            (None, None) => "starting",
+        };
+        Status {
+            format: status::FORMAT,
+            state: state.to_owned(),
+            degraded: self.node.degraded.values().cloned().collect(),
+            name: config.image.name.clone(),
+            version: config.image.version.clone(),
+            arch: config.image.arch.to_string(),
+            slot: handover.slot,
+            root: if handover.root_mode == RootMode::Ram { "ram" } else { "slot" }.to_owned(),
+            secure_boot: self.node.secure_boot.to_owned(),
+            lockdown: self.node.lockdown.clone(),
+            boot: self.node.boot,
+            persistent: self.node.data.persistent,
+            ready_ms: self.ready_ms,
+            stages: self.node.stages.clone(),
+            services: self.service_statuses(),
+        }
+    }
+
+    fn service_statuses(&self) -> Vec<ServiceStatus> {
+        let pid_of = |name: &str| {
+            self.processes.iter().find(|(_, (other, role))| other == name && *role == Role::Main).map(|(pid, _)| *pid)
+        };
+        let status = |(name, service): (&String, &super::supervise::Service)| ServiceStatus {
+            name: name.clone(),
+            state: service.phase.name().to_owned(),
+            pid: pid_of(name),
+            restarts: service.restarts,
+            required: service.config.required,
+        };
+        self.machine.services().iter().map(status).collect()
+    }
+
+    /// Writes the status document when it changed.
+    fn write_status(&mut self) {
+        let Ok(text) = serde_json::to_vec(&self.status()) else { return };
+        if self.last_status == text {
+            return;
+        }
+        // `/run` is memory; without the document the node still works.
+        let _ = self.node.sys.replace(status::PATH, &text, 0o644);
+        self.last_status = text;
+    }
+}
+
+#[cfg(test)]
+#[path = "services_tests.rs"]
+mod tests;

@@ -1,0 +1,160 @@
+//! What the node says about itself: `/run/ksos/status.json`, and the `ksos status` applet that shows it.
+
+use std::fmt::Write as _;
+use std::io::Write;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::{Sys, TEXT_LIMIT};
+
+use super::handover::StageReport;
+
+/// Where the document is.
+pub const PATH: &str = "/run/ksos/status.json";
+/// The current value of [`Status::format`].
+pub const FORMAT: u32 = 1;
+
+/// The node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// `starting`, `ready` or `stopping`.
+    pub state: String,
+    /// Why the node is degraded; empty if it is not.
+    pub degraded: Vec<String>,
+    /// Image name.
+    pub name: String,
+    /// Image version.
+    pub version: String,
+    /// Architecture.
+    pub arch: String,
+    /// `a` or `b`.
+    pub slot: char,
+    /// `slot` or `ram`.
+    pub root: String,
+    /// `on`, `off` or `unknown`.
+    pub secure_boot: String,
+    /// Kernel lockdown mode.
+    pub lockdown: String,
+    /// How often the node has booted.
+    pub boot: u64,
+    /// Whether data outlives a restart.
+    pub persistent: bool,
+    /// Milliseconds from the kernel's start to ready.
+    pub ready_ms: Option<u64>,
+    /// The stages of the boot.
+    pub stages: Vec<StageReport>,
+    /// The services.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// One service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// Its phase.
+    pub state: String,
+    /// Its process.
+    pub pid: Option<i32>,
+    /// How often it was started again.
+    pub restarts: u32,
+    /// Whether the node needs it to be ready.
+    pub required: bool,
+}
+
+/// The applet: `ksos status [--json]`. Returns its exit status: 0 ready, 1 not ready or degraded, 2 no status.
+pub fn show(sys: &dyn Sys, json: bool, out: &mut dyn Write, errors: &mut dyn Write) -> i32 {
+    let status = match read(sys) {
+        Ok(status) => status,
+        Err(message) => {
+            let _ = writeln!(errors, "ksos: {message}");
+            return 2;
+        }
+    };
+    let text = if json { serde_json::to_string_pretty(&status).unwrap_or_default() + "\n" } else { table(&status) };
+    let _ = out.write_all(text.as_bytes());
+    i32::from(status.state != "ready" || !status.degraded.is_empty())
+}
+
+fn read(sys: &dyn Sys) -> Result<Status, String> {
+    let bytes = sys.read(PATH, TEXT_LIMIT).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&bytes).map_err(|error| format!("{PATH}: {error}"))
+}
+
+fn table(status: &Status) -> String {
+    let mut text = format!("{} {} {}: {}\n", status.name, status.version, status.arch, status.state);
+    let data = if status.persistent { "partition" } else { "memory" };
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        text,
+        "slot {}, root {}, data {data}, boot {}, secure boot {}, lockdown {}",
+        status.slot, status.root, status.boot, status.secure_boot, status.lockdown
+    );
+    for reason in &status.degraded {
+        let _ = writeln!(text, "degraded: {reason}");
+    }
+    let width = status.services.iter().map(|service| service.name.len()).max().unwrap_or(0);
+    for service in &status.services {
+        let pid = service.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        let _ =
+            writeln!(text, "{:width$}  {:9}  pid {pid}  restarts {}", service.name, service.state, service.restarts);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::double::Double;
+
+    fn status() -> Status {
+        let service = |name: &str, state: &str, pid| ServiceStatus {
+            name: name.to_owned(),
+            state: state.to_owned(),
+            pid,
+            restarts: 2,
+            required: true,
+        };
+        Status {
+            format: FORMAT,
+            state: "ready".to_owned(),
+            degraded: Vec::new(),
+            name: "demo".to_owned(),
+            version: "1.2.3".to_owned(),
+            arch: "x86_64".to_owned(),
+            slot: 'a',
+            root: "slot".to_owned(),
+            secure_boot: "on".to_owned(),
+            lockdown: "integrity".to_owned(),
+            boot: 4,
+            persistent: true,
+            ready_ms: Some(5320),
+            stages: Vec::new(),
+            services: vec![service("containerd", "ready", Some(77)), service("x", "done", None)],
+        }
+    }
+
+    #[test]
+    fn table_and_exit_status() {
+        let sys = Double::new();
+        let call = |json| {
+            let (mut out, mut errors) = (Vec::new(), Vec::new());
+            let code = show(&sys, json, &mut out, &mut errors);
+            (code, String::from_utf8(out).expect("text"), String::from_utf8(errors).expect("text"))
+        };
+        assert_eq!(call(false).0, 2);
+        sys.put(PATH, serde_json::to_vec(&status()).expect("JSON"));
+        let expected = "demo 1.2.3 x86_64: ready\n\
+            slot a, root slot, data partition, boot 4, secure boot on, lockdown integrity\n\
+            containerd  ready      pid 77  restarts 2\n\
+            x           done       pid -  restarts 2\n";
+        assert_eq!(call(false), (0, expected.to_owned(), String::new()));
+        let json: Status = serde_json::from_str(&call(true).1).expect("JSON");
+        assert_eq!(json, status());
+        let degraded = Status { degraded: vec!["data".to_owned()], ..status() };
+        sys.put(PATH, serde_json::to_vec(&degraded).expect("JSON"));
+        assert_eq!(call(false).0, 1);
+    }
+}

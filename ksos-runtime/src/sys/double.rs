@@ -1,0 +1,330 @@
+//! A machine for tests: files below a temporary directory, everything else recorded in order.
+
+#![expect(clippy::disallowed_methods, clippy::new_without_default, reason = "test code")]
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use ksos_formats::Digest;
+use ksos_formats::boot::Verity;
+
+use super::files::Files;
+use super::{Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, Pid, Result, Signal, Sys, Wake};
+
+/// A disk in memory. Clones share the bytes.
+#[derive(Debug, Clone)]
+pub struct MemoryDisk {
+    /// The bytes.
+    pub bytes: Rc<RefCell<Vec<u8>>>,
+    /// Logical sector size in bytes.
+    pub sector: u64,
+}
+
+impl MemoryDisk {
+    /// Returns a disk with these bytes and 512-byte sectors.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        MemoryDisk { bytes: Rc::new(RefCell::new(bytes)), sector: 512 }
+    }
+}
+
+impl Disk for MemoryDisk {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let bytes = self.bytes.borrow();
+        let end = (offset as usize).checked_add(buffer.len());
+        let source = end.and_then(|end| bytes.get(offset as usize..end));
+        let source = source.ok_or_else(|| Error::stated("read", "memory disk", "past the end"))?;
+        buffer.copy_from_slice(source);
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let mut bytes = self.bytes.borrow_mut();
+        let target = bytes.get_mut(offset as usize..offset as usize + data.len());
+        target.ok_or_else(|| Error::stated("write", "memory disk", "past the end"))?.copy_from_slice(data);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn size(&self) -> u64 {
+        self.bytes.borrow().len() as u64
+    }
+
+    fn sector_size(&self) -> u64 {
+        self.sector
+    }
+}
+
+/// The machine. Every method that is not about files appends a line to `calls`.
+#[derive(Debug)]
+pub struct Double {
+    directory: tempfile::TempDir,
+    files: Files,
+    /// What was asked for, in order.
+    pub calls: RefCell<Vec<String>>,
+    /// Calls that fail: the beginning of the recorded line, and the reason.
+    pub failures: RefCell<Vec<(String, String)>>,
+    /// Results of [`Sys::run`] by program path, in order; a program without one ends with status 0.
+    pub runs: RefCell<BTreeMap<String, VecDeque<(Exit, String)>>>,
+    /// What [`Sys::wait`] returns, in order; when it is empty, time passes until the timeout.
+    pub wakes: RefCell<VecDeque<Vec<Wake>>>,
+    /// Children that have ended.
+    pub exits: RefCell<VecDeque<(Pid, Exit)>>,
+    /// Processes that end with SIGTERM when [`Signal::Term`] is sent to them.
+    pub obedient: Cell<bool>,
+    /// Block devices.
+    pub disks: RefCell<BTreeMap<String, MemoryDisk>>,
+    /// Milliseconds since boot.
+    pub now: Cell<u64>,
+    /// Lines on terminals.
+    pub terminal: RefCell<String>,
+    next_pid: Cell<Pid>,
+}
+
+impl Double {
+    /// Returns a machine without files.
+    pub fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        Double {
+            files: Files::below(directory.path()),
+            directory,
+            calls: RefCell::default(),
+            failures: RefCell::default(),
+            runs: RefCell::default(),
+            wakes: RefCell::default(),
+            exits: RefCell::default(),
+            obedient: Cell::new(true),
+            disks: RefCell::default(),
+            now: Cell::new(1000),
+            terminal: RefCell::default(),
+            next_pid: Cell::new(100),
+        }
+    }
+
+    /// Creates a file and its directories.
+    pub fn put(&self, path: &str, text: impl AsRef<[u8]>) {
+        let host = self.directory.path().join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(host.parent().expect("a parent")).expect("created");
+        std::fs::write(host, text).expect("written");
+    }
+
+    /// Reads a file back.
+    pub fn text(&self, path: &str) -> String {
+        String::from_utf8(self.files.read(path, 1 << 20).expect("readable")).expect("text")
+    }
+
+    /// Makes calls that begin with `call` fail.
+    pub fn fail(&self, call: &str, reason: &str) {
+        self.failures.borrow_mut().push((call.to_owned(), reason.to_owned()));
+    }
+
+    /// Returns the recorded calls that begin with `prefix`.
+    pub fn calls_of(&self, prefix: &str) -> Vec<String> {
+        self.calls.borrow().iter().filter(|call| call.starts_with(prefix)).cloned().collect()
+    }
+
+    fn record(&self, call: String) -> Result<()> {
+        let failures = self.failures.borrow();
+        let failure = failures.iter().find(|(prefix, _)| call.starts_with(prefix.as_str()));
+        self.calls.borrow_mut().push(call.clone());
+        failure.map_or(Ok(()), |(_, reason)| Err(Error::stated("perform", call, reason.clone())))
+    }
+}
+
+impl Sys for Double {
+    fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
+        self.files.read(path, limit)
+    }
+    fn write(&self, path: &str, bytes: &[u8]) -> Result<()> {
+        self.record(format!("write {path} {}", String::from_utf8_lossy(bytes)))?;
+        self.files.write(path, bytes)
+    }
+    fn replace(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+        self.files.replace(path, bytes, mode)
+    }
+    fn append(&self, path: &str, bytes: &[u8]) -> Result<u64> {
+        self.files.append(path, bytes)
+    }
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.files.rename(from, to)
+    }
+    fn remove(&self, path: &str) -> Result<()> {
+        self.files.remove(path)
+    }
+    fn list(&self, path: &str) -> Result<Vec<String>> {
+        self.files.list(path)
+    }
+    fn make_directory(&self, path: &str, mode: u32) -> Result<()> {
+        self.record(format!("mkdir {path} {mode:o}"))?;
+        self.files.make_directory(path, mode)
+    }
+    fn set_mode(&self, path: &str, mode: u32) -> Result<()> {
+        self.files.set_mode(path, mode)
+    }
+    fn symlink(&self, target: &str, path: &str) -> Result<()> {
+        self.record(format!("symlink {path} -> {target}"))
+    }
+    fn kind(&self, path: &str) -> Option<FileKind> {
+        self.files.kind(path)
+    }
+    fn is_link(&self, path: &str) -> bool {
+        self.files.is_link(path)
+    }
+    fn file_size(&self, path: &str) -> Result<u64> {
+        Ok(self.files.metadata(path)?.len())
+    }
+    fn modified(&self, _path: &str) -> Result<u64> {
+        Ok(0)
+    }
+    fn copy_tree(&self, from: &str, to: &str) -> Result<()> {
+        self.files.copy_tree(from, to)
+    }
+    fn copy_hashed(&self, from: &str, to: &str) -> Result<Digest> {
+        self.files.copy_hashed(from, to)
+    }
+    fn delete_initramfs(&self) -> Result<()> {
+        self.record("delete initramfs".to_owned())
+    }
+    fn mount(&self, mount: &Mount<'_>) -> Result<()> {
+        let mode = if mount.flags.read_only { "ro" } else { "rw" };
+        self.record(format!("mount {} {} {} {mode} {}", mount.source, mount.target, mount.kind, mount.options))
+    }
+    fn bind(&self, source: &str, target: &str) -> Result<()> {
+        self.record(format!("bind {source} {target}"))
+    }
+    fn move_mount(&self, source: &str, target: &str) -> Result<()> {
+        self.record(format!("move {source} {target}"))
+    }
+    fn make_shared(&self, path: &str) -> Result<()> {
+        self.record(format!("share {path}"))
+    }
+    fn unmount(&self, path: &str) -> Result<()> {
+        self.record(format!("unmount {path}"))
+    }
+    fn remount_read_only(&self, path: &str) -> Result<()> {
+        self.record(format!("remount-ro {path}"))
+    }
+    fn switch_root(&self, path: &str) -> Result<()> {
+        self.record(format!("switch_root {path}"))
+    }
+    fn sync(&self) {
+        self.calls.borrow_mut().push("sync".to_owned());
+    }
+    fn open_disk(&self, path: &str, _writable: bool) -> Result<Box<dyn Disk>> {
+        let disks = self.disks.borrow();
+        let disk = disks.get(path).ok_or_else(|| Error::new("open", path, std::io::Error::from_raw_os_error(2)))?;
+        Ok(Box::new(disk.clone()))
+    }
+    fn add_partition(&self, disk: &str, number: u32, start: u64, length: u64) -> Result<()> {
+        self.record(format!("add-partition {disk} {number} {start} {length}"))
+    }
+    fn resize_partition(&self, disk: &str, number: u32, start: u64, length: u64) -> Result<()> {
+        self.record(format!("resize-partition {disk} {number} {start} {length}"))
+    }
+    fn attach_loop(&self, file: &LoopFile<'_>) -> Result<String> {
+        self.record(format!("loop {} direct={}", file.path, file.direct)).map(|()| "/dev/loop0".to_owned())
+    }
+    fn create_verity(&self, name: &str, device: &str, verity: &Verity) -> Result<String> {
+        self.record(format!("verity {name} {device} {}", verity.data_blocks)).map(|()| "/dev/dm-0".to_owned())
+    }
+    fn resize_ext4(&self, path: &str, blocks: u64) -> Result<()> {
+        self.record(format!("resize-ext4 {path} {blocks}"))
+    }
+    fn load_module(&self, path: &str, parameters: &str) -> Result<Loaded> {
+        self.record(format!("load {path} {parameters}").trim_end().to_owned()).map(|()| Loaded::New)
+    }
+    fn unload_module(&self, name: &str) -> Result<()> {
+        self.record(format!("unload {name}"))
+    }
+    fn kernel_release(&self) -> String {
+        "6.12.0-test".to_owned()
+    }
+    fn set_hostname(&self, name: &str) -> Result<()> {
+        self.record(format!("hostname {name}"))
+    }
+    fn loopback_up(&self) -> Result<()> {
+        self.record("loopback up".to_owned())
+    }
+    fn uptime_ms(&self) -> u64 {
+        self.now.get()
+    }
+    fn wall_clock(&self) -> u64 {
+        self.now.get() / 1000
+    }
+    fn set_wall_clock(&self, seconds: u64) -> Result<()> {
+        self.record(format!("clock {seconds}"))
+    }
+    fn random(&self, bytes: &mut [u8]) -> Result<()> {
+        bytes.fill(0x5a);
+        Ok(())
+    }
+    fn disable_ctrl_alt_del(&self) -> Result<()> {
+        self.record("cad off".to_owned())
+    }
+    fn set_console_level(&self, level: u8) -> Result<()> {
+        self.record(format!("console level {level}"))
+    }
+    fn go_down(&self, down: Down) -> Error {
+        let _ = self.record(format!("down {down}"));
+        Error::stated("take down", "the machine", "this is a test")
+    }
+    fn spawn(&self, command: &Command) -> Result<Pid> {
+        self.record(format!("spawn {}", command.arguments.join(" ")))?;
+        self.next_pid.set(self.next_pid.get() + 1);
+        Ok(self.next_pid.get())
+    }
+    fn run(&self, arguments: &[&str]) -> Result<(Exit, String)> {
+        self.record(format!("run {}", arguments.join(" ")))?;
+        let mut runs = self.runs.borrow_mut();
+        let result = arguments.first().and_then(|name| runs.get_mut(*name)).and_then(VecDeque::pop_front);
+        Ok(result.unwrap_or((Exit::Code(0), String::new())))
+    }
+    fn reap(&self) -> Option<(Pid, Exit)> {
+        self.exits.borrow_mut().pop_front()
+    }
+    fn signal(&self, pid: Pid, signal: Signal) -> Result<()> {
+        self.record(format!("signal {pid} {signal:?}"))?;
+        if self.obedient.get() || signal == Signal::Kill {
+            let number = if signal == Signal::Kill { 9 } else { 15 };
+            self.exits.borrow_mut().push_back((pid, Exit::Signal(number)));
+            self.wakes.borrow_mut().push_back(vec![Wake::Child]);
+        }
+        Ok(())
+    }
+    fn signal_all(&self, signal: Signal) -> Result<()> {
+        self.record(format!("signal all {signal:?}"))
+    }
+    fn exec(&self, arguments: &[&str]) -> Error {
+        let _ = self.record(format!("exec {}", arguments.join(" ")));
+        Error::stated("execute", arguments.join(" "), "this is a test")
+    }
+    fn connect_socket(&self, path: &str) -> bool {
+        self.record(format!("connect {path}")).is_ok()
+    }
+    fn connect_tcp(&self, port: u16) -> bool {
+        self.record(format!("connect {port}")).is_ok()
+    }
+    fn open_console(&self) {}
+    fn write_terminal(&self, _path: &str, bytes: &[u8]) -> Result<()> {
+        self.terminal.borrow_mut().push_str(&String::from_utf8_lossy(bytes));
+        Ok(())
+    }
+    fn listen(&self) -> Result<()> {
+        Ok(())
+    }
+    fn watch_power_buttons(&self) {}
+    fn wait(&self, timeout_ms: Option<u64>) -> Vec<Wake> {
+        if let Some(wakes) = self.wakes.borrow_mut().pop_front() {
+            return wakes;
+        }
+        let timeout = timeout_ms.expect("the test's machine has nothing left to report, and no timer is set");
+        self.now.set(self.now.get() + timeout);
+        Vec::new()
+    }
+    fn sleep_ms(&self, milliseconds: u64) {
+        self.now.set(self.now.get() + milliseconds);
+    }
+}

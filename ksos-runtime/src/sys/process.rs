@@ -1,0 +1,193 @@
+//! Starting processes: what happens between fork and exec.
+
+#![expect(
+    unsafe_code,
+    reason = "code between fork and exec must be async-signal-safe, which the compiler cannot check"
+)]
+#![expect(clippy::disallowed_methods, reason = "`sys` is where the runtime starts processes")]
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command as Process, Stdio};
+
+use super::{Command, Error, Exit, Limits, Pid, Result, Streams};
+
+/// How much of the end of a program's output [`run`] returns, in bytes.
+const OUTPUT_LIMIT: usize = 2048;
+/// Search path of everything that the runtime starts.
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a child does with itself before exec. Everything is prepared before fork.
+struct Child {
+    cgroup: Option<File>,
+    oom_score_adjust: Option<String>,
+    limits: Limits,
+    terminal: bool,
+}
+
+impl Child {
+    /// Runs in the child, between fork and exec: system calls on prepared values only, no allocation.
+    fn prepare(&self) -> io::Result<()> {
+        rustix::process::setsid()?;
+        if let Some(cgroup) = &self.cgroup {
+            rustix::io::write(cgroup, b"0")?;
+        }
+        if let Some(text) = &self.oom_score_adjust {
+            let file = rustix::fs::open(c"/proc/self/oom_score_adj", rustix::fs::OFlags::WRONLY, 0.into())?;
+            rustix::io::write(&file, text.as_bytes())?;
+        }
+        set_limit(libc::RLIMIT_NOFILE, self.limits.nofile)?;
+        set_limit(libc::RLIMIT_NPROC, self.limits.nproc)?;
+        set_limit(libc::RLIMIT_CORE, self.limits.core)?;
+        if self.terminal {
+            // SAFETY: descriptor 0 is the terminal, and TIOCSCTTY takes an integer. Failure costs job control only.
+            unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
+        }
+        unblock_signals();
+        Ok(())
+    }
+}
+
+fn set_limit(resource: libc::__rlimit_resource_t, value: Option<u64>) -> io::Result<()> {
+    let Some(value) = value else { return Ok(()) };
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: `limit` is a live rlimit structure that the call only reads.
+    if unsafe { libc::setrlimit(resource, &raw const limit) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Gives a child an empty signal mask: PID 1 blocks what it reads from its signal descriptor.
+fn unblock_signals() {
+    // SAFETY: `set` is a live signal set that sigemptyset initialises before sigprocmask reads it.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// Starts `command`; `output` is the writing end for captured streams.
+pub(super) fn spawn(command: &Command, output: Option<OwnedFd>) -> Result<Pid> {
+    let name = command.arguments.first().map_or("", String::as_str);
+    start(command, output).map_err(|source| Error::new("start", name, source))
+}
+
+fn start(command: &Command, output: Option<OwnedFd>) -> io::Result<Pid> {
+    let Some((program, arguments)) = command.arguments.split_first() else {
+        return Err(io::Error::other("the command is empty"));
+    };
+    let mut process = Process::new(program);
+    process.args(arguments).env_clear().env("PATH", PATH).envs(&command.environment);
+    process.current_dir(command.directory.as_deref().unwrap_or("/"));
+    process.stdin(Stdio::null());
+    if let Streams::Terminal(path) = &command.streams {
+        let terminal = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path)?;
+        process.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?).stderr(terminal);
+    } else if let Some(output) = output {
+        process.stdout(output.try_clone()?).stderr(output);
+    } else {
+        process.stdout(Stdio::null()).stderr(Stdio::null());
+    }
+    let cgroup =
+        command.cgroup.as_ref().map(|path| OpenOptions::new().write(true).open(format!("{path}/cgroup.procs")));
+    let child = Child {
+        cgroup: cgroup.transpose()?,
+        oom_score_adjust: command.oom_score_adjust.map(|value| value.to_string()),
+        limits: command.limits,
+        terminal: matches!(command.streams, Streams::Terminal(_)),
+    };
+    // SAFETY: `prepare` makes system calls on values that were prepared before fork; it neither allocates nor locks.
+    unsafe { process.pre_exec(move || child.prepare()) };
+    // The child is reaped by `Sys::reap`, like every other process that PID 1 is the parent of.
+    Pid::try_from(process.spawn()?.id()).map_err(io::Error::other)
+}
+
+/// Runs a program to its end; returns how it ended and the end of its output, standard error last.
+pub(super) fn run(arguments: &[&str]) -> Result<(Exit, String)> {
+    let name = arguments.first().copied().unwrap_or("");
+    let mut process = Process::new(name);
+    process.args(arguments.get(1..).unwrap_or(&[])).env_clear().env("PATH", PATH).stdin(Stdio::null());
+    // SAFETY: see `unblock_signals`; it only makes one system call on a value of its own.
+    unsafe {
+        process.pre_exec(|| {
+            unblock_signals();
+            Ok(())
+        });
+    }
+    let output = process.output().map_err(|source| Error::new("run", name, source))?;
+    let mut text = output.stdout;
+    text.extend_from_slice(&output.stderr);
+    let tail = text.get(text.len().saturating_sub(OUTPUT_LIMIT)..).unwrap_or(&[]);
+    Ok((exit_of(output.status), String::from_utf8_lossy(tail).trim().to_owned()))
+}
+
+fn exit_of(status: std::process::ExitStatus) -> Exit {
+    use std::os::unix::process::ExitStatusExt;
+    status.code().map_or_else(|| Exit::Signal(status.signal().unwrap_or(0)), Exit::Code)
+}
+
+/// Replaces this process; returns only on failure.
+pub(super) fn exec(arguments: &[&str]) -> Error {
+    let name = arguments.first().copied().unwrap_or("");
+    let source = Process::new(name).args(arguments.get(1..).unwrap_or(&[])).env_clear().env("PATH", PATH).exec();
+    Error::new("execute", name, source)
+}
+
+/// Points the standard streams at the console, or at `/dev/null` when there is none.
+pub(super) fn open_console() {
+    let open = |path| OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path);
+    let Ok(file) = open("/dev/console").or_else(|_| open("/dev/null")) else { return };
+    for stream in 0..3 {
+        // SAFETY: both descriptors are plain integers; nothing in this program owns 0 to 2.
+        unsafe { libc::dup2(file.as_raw_fd(), stream) };
+    }
+    if file.as_raw_fd() < 3 {
+        // The descriptor is now one of the standard streams and must stay open.
+        std::mem::forget(file);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_returns_status_and_the_end_of_the_output() {
+        let (exit, text) = run(&["/bin/sh", "-c", "echo out; echo err >&2; exit 3"]).expect("sh runs");
+        assert_eq!((exit, text.as_str()), (Exit::Code(3), "out\nerr"));
+        let (exit, _) = run(&["/bin/sh", "-c", "kill -9 $$"]).expect("sh runs");
+        assert_eq!(exit, Exit::Signal(9));
+        let error = run(&["/nonexistent/tool"]).expect_err("no such program");
+        assert_eq!(error.to_string(), "run /nonexistent/tool: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn spawn_sets_limits_session_directory_and_environment() {
+        let (read, write) = rustix::pipe::pipe().expect("a pipe");
+        let script = "ulimit -n; ulimit -c; pwd; echo $A; test $(ps -o sid= -p $$) -eq $$ && echo leader";
+        let command = Command {
+            arguments: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
+            environment: [("A".to_owned(), "b".to_owned())].into(),
+            directory: Some("/usr".to_owned()),
+            limits: Limits { nofile: Some(64), nproc: None, core: Some(0) },
+            ..Command::default()
+        };
+        let pid = spawn(&command, Some(write)).expect("sh starts");
+        let text = io::read_to_string(File::from(read)).expect("output");
+        assert_eq!(text, "64\n0\n/usr\nb\nleader\n");
+        let pid = rustix::process::Pid::from_raw(pid);
+        rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()).expect("reaped");
+    }
+
+    #[test]
+    fn spawn_names_a_missing_program() {
+        let command = Command { arguments: vec!["/nonexistent".to_owned()], ..Command::default() };
+        let error = spawn(&command, None).expect_err("no such program");
+        assert_eq!(error.to_string(), "start /nonexistent: No such file or directory (os error 2)");
+    }
+}
