@@ -6,6 +6,7 @@
 //! processes, the network and the clock; [`ops`] has one function per command.
 
 pub mod artifact;
+pub mod boot;
 pub mod cache;
 pub mod effects;
 pub mod graph;
