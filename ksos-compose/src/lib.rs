@@ -7,6 +7,7 @@
 
 pub mod artifact;
 pub mod assemble;
+pub mod boot;
 pub mod cache;
 pub mod effects;
 pub mod graph;

@@ -7,6 +7,7 @@
 
 pub mod arch;
 pub mod boot;
+pub mod bootstate;
 pub mod digest;
 pub mod layout;
 pub mod runtime;
