@@ -111,8 +111,7 @@ fn unsquashfs_lists_modes_owners_and_times() {
         "-rw------- 1000/100                700 2022-04-15 05:20 squashfs-root/etc/passwd",
         "-rw-r--r-- 0/0                      10 2024-01-01 00:00 squashfs-root/etc/future",
         "-rw-r--r-- 0/0                      11 1970-01-01 00:00 squashfs-root/etc/past",
-        "crw-rw-rw- 0/0                1,     3 1970-01-01 00:00 squashfs-root/dev/null",
-        "brw-rw---- 0/6              259, 74565 1970-01-01 00:00 squashfs-root/dev/nvme",
+        "crw-rw-rw- 0/0                   1,  3 1970-01-01 00:00 squashfs-root/dev/null",
         "prw------- 3/0                       0 1970-01-01 00:00 squashfs-root/dev/pipe",
         "srw-rw---- 0/4                       0 1970-01-01 00:00 squashfs-root/dev/log",
         "-rwsr-xr-x 0/0                     100 1970-01-01 00:00 squashfs-root/usr/bin/visudo",
@@ -130,7 +129,7 @@ fn the_superblock_says_what_unsquashfs_expects() {
     }
     let tree = everything(4096, true);
     for (compression, expected) in [
-        (Compression::Zstd(15), vec!["Compression zstd", "compression-level 15"]),
+        (Compression::Zstd(15), vec!["Compression zstd\nBlock size"]),
         (Compression::Zstd(3), vec!["Compression zstd", "compression-level 3"]),
         (Compression::Xz, vec!["Compression xz"]),
         (Compression::Gzip(6), vec!["Compression gzip", "compression-level 6"]),
@@ -149,7 +148,9 @@ fn the_superblock_says_what_unsquashfs_expects() {
 
 #[test]
 fn backhand_reads_the_same_files() {
-    let tree = everything(4096, false);
+    let mut tree = everything(4096, false);
+    // backhand 0.25 refuses targets over 255 bytes.
+    tree.remove("usr/long");
     let image = image(&tree, &options(Compression::Zstd(15), 4096));
     let reader = backhand::FilesystemReader::from_reader(BufReader::new(Cursor::new(image))).unwrap();
     let mut seen = 0;
@@ -259,9 +260,9 @@ fn cached_blocks_that_cannot_be_the_files_are_a_miss() {
 
 #[test]
 fn content_that_changed_is_refused_with_its_path() {
-    let directory = tempfile::tempdir().unwrap();
-    let cache = DirectoryBlockCache::in_cache(&Cache::open(directory.path()).unwrap());
     for (size, new) in [(100, 100), (100, 50), (50_000, 50_000), (50_000, 20_000)] {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = DirectoryBlockCache::in_cache(&Cache::open(directory.path()).unwrap());
         let place = directory.path().join("overlay-file");
         let mut tree = everything(4096, false);
         tree.insert("etc/changed", host_file(&place, &text(77, size))).unwrap();
