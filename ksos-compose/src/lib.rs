@@ -9,6 +9,7 @@ pub mod artifact;
 pub mod assemble;
 pub mod boot;
 pub mod cache;
+pub mod cli;
 pub mod effects;
 pub mod graph;
 pub mod kernel;

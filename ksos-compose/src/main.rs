@@ -1,3 +1,188 @@
 //! The `ksos-compose` command.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line is what prints")]
+#![expect(clippy::disallowed_methods, reason = "the binary reads the environment once and passes values in")]
 
-fn main() {}
+mod render;
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use ksos_compose::cache::Cache;
+use ksos_compose::cli::{CacheCommand, Cli, Command, Global, Selection};
+use ksos_compose::manifest;
+use ksos_compose::ops::{self, Environment, LockMode, OpError, Session, Target};
+
+use crate::render::Terminal;
+
+/// The manifest when none is named.
+const DEFAULT_MANIFEST: &str = "kubesolo-os.toml";
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // clap's own exit codes: 0 for --help, 2 for usage errors.
+            let _ = error.print();
+            return ExitCode::from(error.exit_code() as u8);
+        }
+    };
+    let terminal = Arc::new(Terminal::new(cli.global.quiet, variable("NO_COLOR").is_none()));
+    match run(cli, &terminal) {
+        Ok(code) => code,
+        Err(error) => {
+            terminal.error(&error);
+            ExitCode::from(error.problem().exit_code())
+        }
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
+    let Cli { command, global } = cli;
+    match command {
+        Command::Schema => {
+            println!("{:#}", manifest::schema());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Check { selection, json } => {
+            let targets = targets(&selection)?;
+            let results = ops::check::check(&targets, &environment());
+            Ok(terminal.checked(&results, json))
+        }
+        Command::Build { selection, lock, out, fresh, json } => {
+            let session = session(&global, terminal)?;
+            let options = ops::build::Options { out: out.clone(), fresh, hash: json, lock: mode(lock) };
+            let results = ops::build::build(&session, &targets(&selection)?, &options);
+            terminal.built(results, json)
+        }
+        Command::Plan { selection, lock, json } => {
+            let session = session(&global, terminal)?;
+            let plans = ops::build::plan(&session, &targets(&selection)?, mode(lock))?;
+            terminal.planned(&plans, json);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Explain { selection, lock, all, json } => {
+            let session = session(&global, terminal)?;
+            let explained = ops::build::explain(&session, &targets(&selection)?, mode(lock))?;
+            terminal.explained(&explained, all, json);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Fetch { selection, lock } => {
+            let session = session(&global, terminal)?;
+            let fetched = ops::build::fetch(&session, &targets(&selection)?, mode(lock))?;
+            terminal.fetched(&fetched);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Update { manifest, arch, components, dry_run } => {
+            let session = session(&global, terminal)?;
+            let manifest = manifest.unwrap_or_else(|| PathBuf::from(DEFAULT_MANIFEST));
+            let changes = ops::update::update(&session, &manifest, &arch, &components, dry_run)?;
+            terminal.updated(&changes, dry_run);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Run(arguments) => run_image(&arguments, &global, terminal),
+        Command::Cache { command } => run_cache(&command, &global, terminal),
+    }
+}
+
+fn mode(lock: ksos_compose::cli::LockOptions) -> LockMode {
+    LockMode { locked: lock.locked || lock.frozen, offline: lock.offline || lock.frozen }
+}
+
+fn targets(selection: &Selection) -> Result<Vec<Target>, OpError> {
+    let default = [PathBuf::from(DEFAULT_MANIFEST)];
+    let manifests = if selection.manifests.is_empty() { &default[..] } else { &selection.manifests };
+    let mut targets = Vec::new();
+    for manifest in manifests {
+        let arches: Vec<_> = match selection.arch.as_slice() {
+            [] => vec![None],
+            arches => arches.iter().copied().map(Some).collect(),
+        };
+        for arch in arches {
+            let components = selection.components.iter().cloned().collect();
+            targets.push(Target { manifest: manifest.clone(), arch, components });
+        }
+    }
+    Ok(targets)
+}
+
+fn environment() -> Environment {
+    let variables: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    Environment {
+        apt_mirror: variable("KSOS_APT_MIRROR"),
+        source_date_epoch: variable("SOURCE_DATE_EPOCH"),
+        variables,
+        executable: std::env::current_exe().ok(),
+        directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
+    }
+}
+
+fn cache_directory(global: &Global) -> Result<PathBuf, OpError> {
+    let from_home = || variable("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let base = || variable("XDG_CACHE_HOME").map(PathBuf::from).or_else(from_home).map(|base| base.join("ksos"));
+    global.cache.clone().or_else(base).ok_or(OpError::NoCacheDirectory)
+}
+
+fn session(global: &Global, terminal: &Arc<Terminal>) -> Result<Session, OpError> {
+    let cache = Cache::open(&cache_directory(global)?)?;
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    Ok(Session {
+        cache: Arc::new(cache),
+        environment: environment(),
+        jobs: global.jobs.unwrap_or(processors).max(1),
+        reporter: terminal.clone(),
+        progress: terminal.progress(),
+    })
+}
+
+fn run_image(
+    arguments: &ksos_compose::cli::RunArguments,
+    global: &Global,
+    terminal: &Arc<Terminal>,
+) -> Result<ExitCode, OpError> {
+    let target = arguments.target.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_MANIFEST));
+    let (image, arch) = if target.extension().is_some_and(|extension| extension == "toml") {
+        let session = session(global, terminal)?;
+        let components = arguments.components.iter().cloned().collect();
+        let target = Target { manifest: target, arch: arguments.arch, components };
+        let options = ops::build::Options {
+            out: PathBuf::from("out"),
+            fresh: false,
+            hash: false,
+            lock: mode(arguments.lock),
+        };
+        let mut results = ops::build::build(&session, &[target], &options);
+        let built = results.remove(0)?;
+        terminal.built_one(&built);
+        (built.disk()?, Some(built.arch))
+    } else {
+        (target, arguments.arch)
+    };
+    let interactive = std::io::stdin().is_terminal();
+    ops::run::boot(&image, arch, arguments, &environment(), interactive, &mut std::io::stdout())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_cache(command: &CacheCommand, global: &Global, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
+    let directory = cache_directory(global)?;
+    match command {
+        CacheCommand::Ls { json } => terminal.cache_listed(&ops::cache::ls(&directory)?, *json),
+        CacheCommand::Gc { max_age, max_size } => {
+            terminal.cache_collected(&ops::cache::gc(&directory, *max_age, max_size.as_deref())?);
+        }
+        CacheCommand::Verify => {
+            let report = ops::cache::verify(&directory)?;
+            return Ok(terminal.cache_verified(&report));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

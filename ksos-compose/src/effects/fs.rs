@@ -146,3 +146,8 @@ pub fn remove_file(path: &Path) -> Result<(), FsError> {
 pub fn symlink_metadata(path: &Path) -> Result<std::fs::Metadata, FsError> {
     std::fs::symlink_metadata(path).context("stat", path)
 }
+
+/// Returns the metadata of `path`, following symbolic links.
+pub fn metadata(path: &Path) -> Result<std::fs::Metadata, FsError> {
+    std::fs::metadata(path).context("stat", path)
+}

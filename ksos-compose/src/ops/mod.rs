@@ -1,1 +1,9 @@
-//! (to come)
+//! One function for each command. They take everything from a [`Session`], print nothing, and give typed results that
+//! the command line renders.
+
+pub mod build;
+pub mod error;
+pub mod session;
+
+pub use error::{OpError, Problem};
+pub use session::{Environment, LockMode, Reporter, Session, Target};

@@ -1,1 +1,151 @@
-//! (to come)
+//! `(manifest, resolved components) -> plan`: pure. The plan is immutable and leaves no choice for execution: every
+//! step with its parameters and inputs, the partitions with their identifiers, the artifacts with their names.
+//! [`check`] checks its invariants in a module of its own.
+
+pub mod check;
+pub mod identity;
+pub mod resolved;
+mod steps;
+
+use std::collections::BTreeMap;
+
+use ksos_formats::boot::ImageId;
+use ksos_formats::{Arch, Digest};
+use serde::Serialize;
+
+use crate::graph::{Input, Step};
+use crate::manifest::{Manifest, OutputFormat, PartitionRole};
+pub use resolved::{Download, LocalTree, Package, Program, ResolvedComponent, Resolved};
+pub use steps::{ModulesTask, Part, Selection, Task};
+
+/// A plan.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    /// Image name, version, architecture and epoch.
+    pub image: ImageId,
+    /// Steps; inputs name earlier steps only.
+    pub steps: Vec<Step>,
+    /// What each step does, by its name.
+    #[serde(skip)]
+    pub tasks: BTreeMap<String, Task>,
+    /// Every component's pieces, by component.
+    #[serde(skip)]
+    pub parts: BTreeMap<String, (Part, BTreeMap<String, Input>)>,
+    /// Kernel command line, without what the boot loader adds.
+    pub cmdline: Vec<String>,
+    /// The disk.
+    pub disk: DiskPlan,
+    /// Artifacts.
+    pub artifacts: Vec<PlannedArtifact>,
+}
+
+/// One artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PlannedArtifact {
+    /// Format.
+    pub format: OutputFormat,
+    /// File name in the output directory.
+    pub file_name: String,
+}
+
+/// The disk's identifiers and partitions, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DiskPlan {
+    /// GPT disk GUID.
+    pub guid: uuid::Uuid,
+    /// Partitions in disk order; their GPT numbers are 1, 2, ...
+    pub partitions: Vec<PartitionPlan>,
+    /// Size in bytes of the smallest disk that the image may be written to.
+    pub minimum_size: u64,
+}
+
+/// One partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartitionPlan {
+    /// Name in the manifest.
+    pub name: String,
+    /// GPT name and file system label.
+    pub label: String,
+    /// What it is for.
+    pub role: PartitionRole,
+    /// Size in bytes in the image file.
+    pub size: u64,
+    /// GPT partition GUID.
+    pub guid: uuid::Uuid,
+    /// File system UUID (ext4) or the volume serial number in its first four bytes (FAT).
+    pub filesystem: uuid::Uuid,
+}
+
+impl DiskPlan {
+    /// Returns the GPT number, from 1, and the plan of the partition with `role`.
+    pub fn partition(&self, role: PartitionRole) -> Option<(u32, &PartitionPlan)> {
+        let position = self.partitions.iter().position(|partition| partition.role == role)?;
+        Some((position as u32 + 1, &self.partitions[position]))
+    }
+}
+
+/// What a plan is made from.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// The manifest, resolved for one architecture.
+    pub manifest: &'a Manifest,
+    /// The architecture.
+    pub arch: Arch,
+    /// Build epoch, seconds since 1970.
+    pub epoch: u64,
+    /// Every component, resolved.
+    pub components: &'a BTreeMap<String, ResolvedComponent>,
+    /// Overlay directories.
+    pub overlays: &'a BTreeMap<String, LocalTree>,
+    /// Container image archives given as files: path and digest.
+    pub archives: &'a BTreeMap<String, Resolved>,
+    /// Contents of the required-option files.
+    pub required_options: &'a [(String, String)],
+    /// Version of the composer, part of every key.
+    pub composer: &'a str,
+}
+
+/// Makes the plan.
+pub fn plan(inputs: &Inputs<'_>) -> Plan {
+    let Inputs { manifest, arch, epoch, .. } = inputs;
+    let image = ImageId {
+        name: manifest.image.name.clone(),
+        version: manifest.image.version.clone(),
+        arch: *arch,
+        epoch: *epoch,
+    };
+    let stem = format!("{}-{}-{arch}", image.name, image.version);
+    let artifacts = manifest.outputs.formats.iter().map(|format| match format {
+        OutputFormat::Disk => PlannedArtifact { format: *format, file_name: format!("{stem}.img") },
+    });
+    let artifacts = artifacts.collect();
+    let disk = disk(manifest, &image);
+    let steps::Steps { steps, tasks, parts } = steps::steps(inputs, &image);
+    Plan { image, steps, tasks, parts, cmdline: manifest.kernel.cmdline.clone(), disk, artifacts }
+}
+
+fn disk(manifest: &Manifest, image: &ImageId) -> DiskPlan {
+    let mut partitions: Vec<_> = manifest.partitions.iter().collect();
+    partitions.sort_by_key(|(_, partition)| partition.order);
+    let partitions = partitions.into_iter().map(|(name, partition)| PartitionPlan {
+        name: name.clone(),
+        label: partition.label.clone(),
+        role: partition.role,
+        size: partition.size.bytes(),
+        guid: identity::uuid(image, &format!("partition {name}")),
+        filesystem: identity::uuid(image, &format!("file system {name}")),
+    });
+    DiskPlan {
+        guid: identity::uuid(image, "disk"),
+        partitions: partitions.collect(),
+        minimum_size: manifest.disk.minimum_size.bytes(),
+    }
+}
+
+/// Returns the digest of a serialisable value: for parameters that are too long to print.
+pub fn digest_of<T: Serialize>(value: &T) -> Digest {
+    Digest::of(&serde_json::to_vec(value).expect("the project's own types can be serialised"))
+}
+
+#[cfg(test)]
+mod tests;

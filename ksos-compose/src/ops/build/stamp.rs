@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use ksos_formats::Digest;
 use serde::{Deserialize, Serialize};
 
+use super::Built;
 use crate::cache::Cache;
 use crate::effects::{clock, fs};
 
@@ -43,19 +44,6 @@ fn stat(path: &Path) -> Option<Stat> {
     })
 }
 
-/// An artifact of the stamped build.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StampedArtifact {
-    /// Format, e.g. `disk`.
-    pub format: String,
-    /// Where it is.
-    pub path: PathBuf,
-    /// Size in bytes.
-    pub size: u64,
-    /// SHA-256, once somebody asked for it.
-    pub sha256: Option<Digest>,
-}
-
 /// What a build saw.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stamp {
@@ -64,7 +52,7 @@ pub struct Stamp {
     settings: String,
     seen: Vec<Seen>,
     /// What it made.
-    pub artifacts: Vec<StampedArtifact>,
+    pub built: Built,
 }
 
 /// Collects what a build sees, while it sees it.
@@ -89,16 +77,16 @@ impl Watch {
         }
     }
 
-    /// Ends the watch. `None` when something was touched so recently that a later change could look the same.
-    pub fn finish(self, settings: String, artifacts: Vec<StampedArtifact>) -> Option<Stamp> {
+    /// Ends the watch. `None` when an input was touched so recently that a later change could look the same.
+    pub fn finish(self, settings: String, built: Built) -> Option<Stamp> {
         let now = clock::now_seconds() as i64;
-        let outputs: Vec<&Path> = artifacts.iter().map(|artifact| artifact.path.as_path()).collect();
+        let output = |path: &Path| built.artifacts.iter().any(|artifact| path.ends_with(&artifact.path));
         let seen: Vec<Seen> = self.paths.into_iter().map(|path| Seen { stat: stat(&path), path }).collect();
-        // Inputs only: an output that somebody rewrites within the same second has another size or inode.
-        let racy = seen.iter().filter(|seen| !outputs.contains(&seen.path.as_path())).any(|seen| {
+        // An output that somebody rewrites within the same second has another inode or change time.
+        let racy = seen.iter().filter(|seen| !output(&seen.path)).any(|seen| {
             seen.stat.as_ref().is_some_and(|stat| stat.changed.0 >= now || stat.modified.0 >= now)
         });
-        (!racy).then_some(Stamp { format: 1, settings, seen, artifacts })
+        (!racy).then_some(Stamp { format: 1, settings, seen, built })
     }
 }
 

@@ -1,0 +1,227 @@
+//! The disk image: GPT, ESP and system slot A are written straight into one temporary file, which becomes the artifact
+//! by a rename. Slot B is empty; the data partition is blank, and the node formats and grows it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ksos_formats::boot::{self, RootImage, SlotMetadata};
+use ksos_formats::layout;
+use serde::{Deserialize, Serialize};
+
+use super::resolve::Project;
+use crate::artifact::disk::{self, DiskSpec, Extent, PartitionContent};
+use crate::artifact::window::Window;
+use crate::artifact::{ext4, fat};
+use crate::boot::{GrubConfig, esp_files};
+use crate::cache::Blob;
+use crate::effects::fs::AtomicFile;
+use crate::graph::Outputs;
+use crate::kernel::ModuleIndex;
+use crate::manifest::PartitionRole;
+use crate::ops::{OpError, Session};
+use crate::plan::{PartitionPlan, Plan};
+use crate::tree::{Content, Entry, Meta, Node, Tree};
+
+/// How full a partition is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// What it is, e.g. `slot`.
+    pub what: String,
+    /// Bytes that its content needs.
+    pub used: u64,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// What was written.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// How full the slot and the ESP are.
+    pub usage: Vec<Usage>,
+}
+
+/// Files of a disk image that come from finished steps.
+struct Files {
+    kernel: Content,
+    initramfs: Blob,
+    root: Blob,
+    root_image: RootImage,
+    shim: Content,
+    grub: Content,
+    release: String,
+}
+
+/// Writes the disk image to `path`, all or nothing.
+///
+/// # Errors
+/// When the content does not fit, or cannot be read or written; a file that was at `path` stays then.
+pub fn write(
+    session: &Session,
+    project: &Project,
+    plan: &Plan,
+    outputs: &BTreeMap<String, Outputs>,
+    path: &Path,
+) -> Result<Written, OpError> {
+    let files = files(session, project, plan, outputs)?;
+    let mut file = AtomicFile::create(path)?;
+    let spec = DiskSpec {
+        disk_guid: plan.disk.guid,
+        partitions: plan.disk.partitions.iter().map(gpt_partition).collect(),
+    };
+    let layout = disk::write(file.file(), &spec)?;
+    let (esp_number, esp) = partition(plan, PartitionRole::Esp);
+    let (slot_number, slot) = partition(plan, PartitionRole::SlotA);
+    let esp_spec = fat::FatSpec {
+        size: esp.size,
+        label: esp.label.clone(),
+        volume_id: u32::from_be_bytes(esp.filesystem.as_bytes()[..4].try_into().expect("a UUID has 16 bytes")),
+        epoch: plan.image.epoch as i64,
+    };
+    let slot_tree = slot_tree(plan, &files);
+    let esp_tree = esp_tree(project, plan, &files)?;
+    let slot_options = ext4_options(plan, slot);
+    let usage = budgets(project, &slot_tree, &esp_tree, &esp_spec, slot, &slot_options)?;
+    let extent = |number: u32| layout.partitions[number as usize - 1];
+    let Extent { offset, size } = extent(esp_number);
+    fat::write(&esp_tree, &esp_spec, &mut Window::new(file.file(), offset, size))?;
+    let Extent { offset, size } = extent(slot_number);
+    ext4::write(&slot_tree, &mut Window::new(file.file(), offset, size), &slot_options)?;
+    file.commit(0o644)?;
+    Ok(Written { usage })
+}
+
+fn partition(plan: &Plan, role: PartitionRole) -> (u32, &PartitionPlan) {
+    plan.disk.partition(role).expect("the plan's check found every role once")
+}
+
+fn gpt_partition(partition: &PartitionPlan) -> disk::Partition {
+    let type_guid = match partition.role {
+        PartitionRole::Esp => layout::ESP_TYPE_GUID,
+        PartitionRole::SlotA | PartitionRole::SlotB | PartitionRole::Data => layout::LINUX_TYPE_GUID,
+    };
+    disk::Partition {
+        label: partition.label.clone(),
+        type_guid: type_guid.parse().expect("the layout's GUIDs are well-formed"),
+        guid: partition.guid,
+        size: partition.size,
+        content: PartitionContent::Empty,
+    }
+}
+
+fn ext4_options(plan: &Plan, slot: &PartitionPlan) -> ext4::Options {
+    let uuid = *slot.filesystem.as_bytes();
+    let mut options = ext4::Options::new(slot.size, &slot.label, uuid, uuid, plan.image.epoch);
+    // A slot is written once as a whole and mounted read-only: a journal would only take space.
+    options.journal = Some(0);
+    options.inodes = Some(128);
+    // The contents come from the cache and were hashed when they went in.
+    options.verify_content = false;
+    options
+}
+
+fn files(session: &Session, project: &Project, plan: &Plan, outputs: &BTreeMap<String, Outputs>) -> Result<Files, OpError> {
+    let executor = super::Executor::new(session, project, plan, false);
+    let step_outputs = outputs;
+    let tree_of = |component: &str| executor.component_tree(component, step_outputs);
+    let boot = &project.manifest().boot;
+    let file_of = |component: &str, path: &str| -> Result<Content, OpError> {
+        let tree = tree_of(component)?;
+        let found = tree.canonicalize(path).and_then(|path| tree.get(&path).cloned());
+        match found.map(|entry| entry.node) {
+            Some(Node::File(content)) => Ok(content),
+            _ => Err(OpError::NoFile { component: component.to_owned(), path: path.to_owned() }),
+        }
+    };
+    let index: ModuleIndex = executor.json(&outputs["kernel"]["modules"])?;
+    Ok(Files {
+        kernel: file_of(&project.manifest().kernel.component, &format!("boot/vmlinuz-{}", index.release))?,
+        initramfs: outputs["initramfs"]["initramfs"].clone(),
+        root: outputs["root"]["image"].clone(),
+        root_image: executor.json(&outputs["root"]["root"])?,
+        shim: file_of(&boot.shim.component, boot.shim.path.relative())?,
+        grub: file_of(&boot.grub.component, boot.grub.path.relative())?,
+        release: index.release,
+    })
+}
+
+fn file(tree: &mut Tree, path: &str, content: Content, epoch: u64) {
+    let entry = Entry { meta: Meta::root(0o644, epoch as i64), node: Node::File(content) };
+    tree.insert(path, entry).expect("the project's own file names are valid paths");
+}
+
+fn blob(blob: &Blob) -> Content {
+    Content::host_file(blob.path.clone(), blob.digest, blob.size)
+}
+
+fn slot_tree(plan: &Plan, files: &Files) -> Tree {
+    let epoch = plan.image.epoch;
+    let mut tree = Tree::new(epoch as i64);
+    file(&mut tree, layout::SLOT_KERNEL, files.kernel.clone(), epoch);
+    file(&mut tree, layout::SLOT_INITRAMFS, blob(&files.initramfs), epoch);
+    file(&mut tree, layout::SLOT_ROOT, blob(&files.root), epoch);
+    let metadata = SlotMetadata {
+        format: boot::FORMAT,
+        image: plan.image.clone(),
+        kernel_release: files.release.clone(),
+        root: files.root_image.clone(),
+        kernel_sha256: files.kernel.digest,
+        initramfs_sha256: files.initramfs.digest,
+        cmdline: plan.cmdline.join(" "),
+    };
+    let text = serde_json::to_vec_pretty(&metadata).expect("slot metadata can be serialised");
+    file(&mut tree, layout::SLOT_METADATA, Content::inline(text), epoch);
+    tree
+}
+
+fn esp_tree(project: &Project, plan: &Plan, files: &Files) -> Result<Tree, OpError> {
+    let epoch = plan.image.epoch;
+    let mut tree = Tree::new(epoch as i64);
+    let arch = plan.image.arch;
+    let config = GrubConfig {
+        name: &plan.image.name,
+        arch,
+        cmdline: &plan.cmdline,
+        slot_a: partition(plan, PartitionRole::SlotA).0,
+        slot_b: partition(plan, PartitionRole::SlotB).0,
+        timeout: project.manifest().boot.timeout,
+    };
+    for (path, bytes) in esp_files(&config)? {
+        file(&mut tree, path, Content::inline(bytes), epoch);
+    }
+    // Shim loads GRUB from its own directory, under this name (shim, `DEFAULT_LOADER`).
+    let grub = match arch {
+        ksos_formats::Arch::X86_64 => "EFI/BOOT/grubx64.efi",
+        ksos_formats::Arch::Arm64 => "EFI/BOOT/grubaa64.efi",
+    };
+    file(&mut tree, &format!("EFI/BOOT/{}", arch.efi_boot_file()), files.shim.clone(), epoch);
+    file(&mut tree, grub, files.grub.clone(), epoch);
+    Ok(tree)
+}
+
+/// Checks that slot and ESP hold their content with the headroom that the manifest states.
+fn budgets(
+    project: &Project,
+    slot_tree: &Tree,
+    esp_tree: &Tree,
+    esp: &fat::FatSpec,
+    slot: &PartitionPlan,
+    options: &ext4::Options,
+) -> Result<Vec<Usage>, OpError> {
+    let slot_used = ext4::minimum_size(slot_tree, options)?;
+    let esp_used = esp.size - fat::check(esp_tree, esp)?.free;
+    let headroom = u64::from(project.manifest().budgets.headroom);
+    let mut findings = Vec::new();
+    for (label, size, used) in [(&slot.label, slot.size, slot_used), (&esp.label, esp.size, esp_used)] {
+        let allowed = size - size / 100 * headroom;
+        if used > allowed {
+            findings.push(format!(
+                "partition {label}: its content needs {used} bytes of {size}; with {headroom} % headroom {allowed} may be used"
+            ));
+        }
+    }
+    if !findings.is_empty() {
+        return Err(OpError::Budget { findings });
+    }
+    let usage = |what: &str, used, size| Usage { what: what.to_owned(), used, size };
+    Ok(vec![usage("slot", slot_used, slot.size), usage("esp", esp_used, esp.size)])
+}

@@ -1,0 +1,353 @@
+//! Runs the steps of a plan.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use ksos_formats::boot::{BootConfig, RootImage};
+use ksos_formats::layout;
+
+use super::root::{self, Pieces};
+use super::resolve::Project;
+use super::{initramfs, proof};
+use crate::artifact::{squashfs, verity};
+use crate::cache::{Blob, Cache};
+use crate::effects::clock;
+use crate::effects::fs::{self, Context};
+use crate::effects::net::{Fetch, Request};
+use crate::graph::{self, Description, Execute, Input, Outputs, Report, Step};
+use crate::kernel;
+use crate::manifest::{self, Manifest, ModulePattern};
+use crate::oci;
+use crate::ops::{OpError, Session};
+use crate::plan::{Download, Part, Plan, Program, Resolved, Selection, Task, identity};
+use crate::source::apt::{self, deb};
+use crate::source::archive::select::{Install, SelectRules, select};
+use crate::source::archive::{self, Limits, Owner, Policy};
+use crate::tree::index::TreeIndex;
+use crate::tree::{Content, Entry, Meta, Node, Tree};
+
+/// What packages and archives may hold: no device nodes; the image's manifest decides about owners.
+const POLICY: Policy = Policy { allow_devices: false, allow_setid: true, owner: Owner::Keep };
+
+/// Executes the plan of one image.
+pub struct Executor<'a> {
+    session: &'a Session,
+    project: &'a Project,
+    cache: &'a Cache,
+    manifest: &'a Manifest,
+    plan: &'a Plan,
+    /// Compressed blocks of earlier builds are not used.
+    fresh: bool,
+}
+
+/// Inputs of a running step: outputs of steps by step name.
+type StepOutputs = BTreeMap<String, Outputs>;
+
+impl Execute for Executor<'_> {
+    type Error = OpError;
+
+    fn run(&self, step: &Step, _: &Description, inputs: &StepOutputs) -> Result<Outputs, OpError> {
+        match &self.plan.tasks[&step.name] {
+            Task::Fetch(download) => Ok([("blob".to_owned(), self.download(step, download)?)].into()),
+            Task::UnpackPackage { name } => self.unpack_package(name, &self.blob(step, "blob", inputs)),
+            Task::Unpack { name, file_name, format, path } => {
+                let path = match path {
+                    Some(path) => path.clone(),
+                    None => self.blob(step, "blob", inputs).path,
+                };
+                match format {
+                    None => self.unpack_package(name, &Blob { path, ..self.placeholder() }),
+                    Some(format) => {
+                        let unpacked =
+                            archive::unpack_as(self.cache, &path, file_name, *format, &POLICY, &Limits::default())?;
+                        self.store(&unpacked)
+                    }
+                }
+            }
+            Task::Cargo(program) => Ok([("binary".to_owned(), self.cargo(program)?)].into()),
+            Task::KernelIndex(part) => {
+                let tree = self.part(step, part, inputs)?;
+                let index = kernel::index(&tree, &kernel::KernelFiles::find(&tree)?)?;
+                Ok([("modules".to_owned(), graph::json_blob(self.cache, &index)?)].into())
+            }
+            Task::Modules(task) => self.modules(step, task, inputs),
+            Task::ContainerImage { reference, image, part, .. } => {
+                self.container_image(step, reference, image, part, inputs)
+            }
+            Task::Root { parts, kernel } => self.root(step, parts, kernel, inputs),
+            Task::InitramfsBase { runtime } => {
+                let runtime = self.part(step, runtime, inputs)?;
+                let modules = self.index(&self.blob(step, "kernel modules", inputs))?;
+                let tree = initramfs::base(&runtime, modules, self.plan.image.epoch)?;
+                let blob = initramfs::write(self.cache, &tree, self.plan.image.epoch, self.session.jobs)?;
+                Ok([("initramfs".to_owned(), blob)].into())
+            }
+            Task::Initramfs => self.initramfs(step, inputs),
+        }
+    }
+
+    fn already_there(&self, step: &Step) -> Option<Outputs> {
+        let Some(Task::Fetch(download)) = self.plan.tasks.get(&step.name) else { return None };
+        let blob = self.cache.blob(&download.sha256, download.size)?;
+        Some([("blob".to_owned(), blob)].into())
+    }
+
+    fn report(&self, step: &Step, report: &Report<'_>) {
+        if let Report::Starts(reason) = report {
+            self.session.reporter.step(&self.plan.image.name, &step.name, &reason.to_string());
+        }
+    }
+}
+
+impl<'a> Executor<'a> {
+    /// Returns an executor for `plan`, which was made from `project`.
+    pub fn new(session: &'a Session, project: &'a Project, plan: &'a Plan, fresh: bool) -> Self {
+        Executor { session, project, cache: &session.cache, manifest: project.manifest(), plan, fresh }
+    }
+
+    /// Returns the tree of a component once every step is done.
+    ///
+    /// # Errors
+    /// When the cache lost a part of it.
+    pub fn component_tree(&self, component: &str, outputs: &StepOutputs) -> Result<Tree, OpError> {
+        let (part, inputs) = self.plan.parts.get(component).cloned().unwrap_or_default();
+        let step = Step {
+            name: component.to_owned(),
+            kind: "component",
+            version: 1,
+            pool: graph::Pool::Processor,
+            parameters: BTreeMap::new(),
+            inputs,
+        };
+        self.part(&step, &part, outputs)
+    }
+
+    fn download(&self, step: &Step, download: &Download) -> Result<Blob, OpError> {
+        let fetch = &self.project.fetch;
+        if let Some(package) = &download.package {
+            let component = package.component.clone();
+            let repository = &self.project.repositories[&package.pinned.repository];
+            return apt::pool::fetch(fetch, &package.pinned, repository, &component, clock::now_seconds())
+                .map_err(|source| OpError::Package { component, source });
+        }
+        let component = step.name.trim_start_matches("fetch ").to_owned();
+        let request = Request {
+            name: &format!("component {component}"),
+            urls: &download.urls,
+            digest: Some(download.sha256),
+            size: download.size,
+            limit: download.limit,
+        };
+        fetch.blob(&request).map_err(|source| OpError::Fetch { component, source })
+    }
+
+    fn cargo(&self, program: &Program) -> Result<Blob, OpError> {
+        let _ = program;
+        Err(OpError::NoRuntime { path: "" })
+    }
+
+    fn placeholder(&self) -> Blob {
+        Blob { digest: ksos_formats::Digest([0; 32]), size: 0, path: std::path::PathBuf::new() }
+    }
+
+    /// Returns the blob that an input of `step` names.
+    fn blob(&self, step: &Step, name: &str, inputs: &StepOutputs) -> Blob {
+        match &step.inputs[name] {
+            Input::Output { step, output } => inputs[step][output].clone(),
+            Input::Digest(digest) => Blob { digest: *digest, size: 0, path: self.cache.blob_path(digest) },
+        }
+    }
+
+    fn index(&self, blob: &Blob) -> Result<Tree, OpError> {
+        archive::load(self.cache, &blob.digest).ok_or(OpError::IndexLost { digest: blob.digest })
+    }
+
+    fn store(&self, unpacked: &archive::Unpacked) -> Result<Outputs, OpError> {
+        let index = unpacked.store(self.cache)?;
+        Ok([("index".to_owned(), index), ("pack".to_owned(), unpacked.pack.blob.clone())].into())
+    }
+
+    fn unpack_package(&self, name: &str, blob: &Blob) -> Result<Outputs, OpError> {
+        let file = std::io::BufReader::with_capacity(1 << 17, fs::open(&blob.path)?);
+        let package = deb::open(file).map_err(|source| OpError::Deb { name: name.to_owned(), source })?;
+        let mut data = package.data;
+        let unpacked = archive::unpack_tar(self.cache, &mut data, name, &POLICY, &Limits::default())?;
+        self.store(&unpacked)
+    }
+
+    /// Returns the tree of a component: its pieces merged, then what the manifest selects.
+    fn part(&self, step: &Step, part: &Part, inputs: &StepOutputs) -> Result<Tree, OpError> {
+        let Part { name, inputs: pieces, selection, program } = part;
+        let epoch = self.plan.image.epoch;
+        if let Some(place) = program {
+            let blob = self.blob(step, name, inputs);
+            let content = Content::host_file(blob.path, blob.digest, blob.size);
+            let mut tree = Tree::new(epoch as i64);
+            let entry = Entry { meta: Meta::root(0o755, epoch as i64), node: Node::File(content) };
+            crate::assemble::put(&mut tree, place, entry, name)?;
+            return Ok(tree);
+        }
+        let mut merged = Tree::new(epoch as i64);
+        for piece in pieces {
+            let local = self.project.components.get(name).map(|component| &component.content);
+            let tree = match (&step.inputs[piece], local) {
+                (Input::Digest(_), Some(Resolved::Directory(local))) => local.tree.clone(),
+                _ => self.index(&self.blob(step, piece, inputs))?,
+            };
+            archive::merge::merge(&mut merged, tree, piece).map_err(root::RootError::Merge)?;
+        }
+        let rules = rules(selection);
+        select(merged, &rules).map_err(|source| OpError::Select { component: name.clone(), source })
+    }
+
+    fn modules(&self, step: &Step, task: &crate::plan::ModulesTask, inputs: &StepOutputs) -> Result<Outputs, OpError> {
+        let tree = self.part(step, &task.kernel, inputs)?;
+        let index: kernel::ModuleIndex = self.json(&self.blob(step, "module index", inputs))?;
+        let selected = kernel::select(&index, &task.patterns)?;
+        let files = kernel::KernelFiles::find(&tree)?;
+        let installed = kernel::install(&tree, &files, &index, &selected, self.cache, self.plan.image.epoch as i64)?;
+        let stored = TreeIndex::from_tree(&installed.tree, installed.pack.digest);
+        let index = graph::json_blob(self.cache, &stored)?;
+        Ok([("index".to_owned(), index), ("pack".to_owned(), installed.pack)].into())
+    }
+
+    /// Reads the JSON blob that a step gave.
+    ///
+    /// # Errors
+    /// When the cache lost it.
+    pub fn json<T: serde::de::DeserializeOwned>(&self, blob: &Blob) -> Result<T, OpError> {
+        let bytes = fs::read(&blob.path, 1 << 30)?;
+        serde_json::from_slice(&bytes).map_err(|_| OpError::IndexLost { digest: blob.digest })
+    }
+
+    fn container_image(
+        &self,
+        step: &Step,
+        reference: &str,
+        image: &manifest::BuiltImage,
+        part: &Part,
+        inputs: &StepOutputs,
+    ) -> Result<Outputs, OpError> {
+        let tree = self.part(step, part, inputs)?;
+        let rules = SelectRules { include: image.files.iter().map(ToString::to_string).collect(), ..Default::default() };
+        let tree = select(tree, &rules).map_err(|source| OpError::Select { component: part.name.clone(), source })?;
+        let spec = oci::ImageSpec {
+            name: reference.to_owned(),
+            arch: self.plan.image.arch,
+            entrypoint: image.entrypoint.clone(),
+            cmd: image.command.clone(),
+            env: image.environment.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+            working_dir: String::new(),
+            created: self.plan.image.epoch as i64,
+            // The root file system is compressed as a whole.
+            compression: oci::LayerCompression::None,
+        };
+        let image = oci::image(self.cache, &tree, &spec)?;
+        let mut writer = self.cache.writer()?;
+        image.write_archive(&mut writer)?;
+        Ok([("archive".to_owned(), writer.commit()?)].into())
+    }
+
+    fn root(&self, step: &Step, parts: &[Part], kernel: &Part, inputs: &StepOutputs) -> Result<Outputs, OpError> {
+        let mut components = Vec::new();
+        for part in parts {
+            components.push((part.name.clone(), self.part(step, part, inputs)?));
+        }
+        let mut container_images = BTreeMap::new();
+        for name in self.manifest.container_images.keys() {
+            container_images.insert(name.clone(), self.container_archive(step, name, inputs));
+        }
+        let modules = self.index(&self.blob(step, "kernel modules", inputs))?;
+        let index: kernel::ModuleIndex = self.json(&self.blob(step, "module index", inputs))?;
+        let overlays = self.manifest.overlays.iter().filter_map(|(name, overlay)| {
+            let local = self.project.overlays.get(name)?;
+            Some((name.clone(), overlay.to.relative().to_owned(), local.tree.clone()))
+        });
+        let pieces = Pieces {
+            manifest: self.manifest,
+            image: &self.plan.image,
+            components,
+            modules,
+            load: names(&self.manifest.kernel.load, &index),
+            container_images,
+            overlays: overlays.collect(),
+        };
+        let root = root::assemble(pieces)?;
+        let kernel = self.part(step, kernel, inputs)?;
+        proof::check_root(self.manifest, self.plan, &root.tree, &kernel, &self.project.required_options, self.cache)?;
+        self.write_root(&root.tree)
+    }
+
+    fn container_archive(&self, step: &Step, name: &str, inputs: &StepOutputs) -> Blob {
+        match self.project.archives.get(name) {
+            Some(Resolved::File { path, digest, size, .. }) => {
+                Blob { path: path.clone(), digest: *digest, size: *size }
+            }
+            _ => self.blob(step, &format!("container-image {name}"), inputs),
+        }
+    }
+
+    fn write_root(&self, tree: &Tree) -> Result<Outputs, OpError> {
+        let settings = &self.manifest.root;
+        let level = settings.level();
+        let blocks = squashfs::DirectoryBlockCache::in_cache(self.cache);
+        let cache: &dyn squashfs::BlockCache = if self.fresh { &squashfs::NoBlockCache } else { &blocks };
+        let options = squashfs::Options {
+            compression: match settings.compression {
+                manifest::Compression::Zstd => squashfs::Compression::Zstd(level as u8),
+                manifest::Compression::Gzip => squashfs::Compression::Gzip(level as u8),
+                manifest::Compression::Xz => squashfs::Compression::Xz,
+                manifest::Compression::None => squashfs::Compression::None,
+            },
+            block_size: settings.block_size.bytes() as u32,
+            epoch: self.plan.image.epoch as u32,
+            workers: self.session.jobs,
+            cache,
+            progress: None,
+        };
+        let mut temporary = self.cache.temporary()?;
+        let summary = squashfs::write(tree, temporary.as_file_mut(), &options)?;
+        let salt = identity::salt(&self.plan.image);
+        let appended = verity::append(temporary.as_file_mut(), summary.size, salt, self.session.jobs)?;
+        let blob = self.cache.adopt(temporary)?;
+        let root = RootImage {
+            file: layout::SLOT_ROOT.to_owned(),
+            size: blob.size,
+            sha256: blob.digest,
+            verity: appended.verity,
+        };
+        Ok([("image".to_owned(), blob), ("root".to_owned(), graph::json_blob(self.cache, &root)?)].into())
+    }
+
+    fn initramfs(&self, step: &Step, inputs: &StepOutputs) -> Result<Outputs, OpError> {
+        let index: kernel::ModuleIndex = self.json(&self.blob(step, "kernel", inputs))?;
+        let config = BootConfig {
+            format: ksos_formats::boot::FORMAT,
+            image: self.plan.image.clone(),
+            modules: names(&self.manifest.kernel.initramfs_modules, &index),
+            kernel_release: index.release,
+            root_mode: self.manifest.root.mode,
+            root: self.json(&self.blob(step, "root", inputs))?,
+        };
+        let base = self.blob(step, "base", inputs);
+        let mut writer = self.cache.writer()?;
+        let mut file = fs::open(&base.path)?;
+        std::io::copy(&mut file, &mut writer).context("copy", &base.path)?;
+        let segment = initramfs::boot_config(&config, self.plan.image.epoch)?;
+        writer.write_all(&segment).context("write", &base.path)?;
+        Ok([("initramfs".to_owned(), writer.commit()?)].into())
+    }
+}
+
+/// Names of modules to load: patterns expanded, without those that are optional and not there, or built in.
+fn names(patterns: &[ModulePattern], index: &kernel::ModuleIndex) -> Vec<String> {
+    let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
+    let selection = kernel::select(index, &patterns).unwrap_or_default();
+    selection.requested.into_iter().flat_map(|(_, names)| names).filter(|name| index.modules.contains_key(name)).collect()
+}
+
+fn rules(selection: &Selection) -> SelectRules {
+    let Selection { strip, prefix, include, exclude, install } = selection.clone();
+    let install = install.into_iter().map(|(from, to, mode)| Install { from, to, mode });
+    SelectRules { strip: strip as usize, include, exclude, install: install.collect(), prefix }
+}

@@ -1,0 +1,306 @@
+//! `build`, `plan`, `explain` and `fetch`: from a manifest to artifacts.
+//!
+//! ```text
+//! stamp     nothing changed since the last build: done            (stat only)
+//! resolve   manifest + lock -> pinned components, local trees     (may use the network, may write the lock)
+//! plan      pure
+//! execute   the steps of the graph: cached by content
+//! disk      GPT, ESP and slot A straight into the artifact; temporary file, fsync, rename
+//! ```
+
+pub mod disk;
+mod execute;
+mod initramfs;
+mod local;
+mod proof;
+mod resolve;
+pub mod root;
+mod stamp;
+
+use std::path::{Path, PathBuf};
+
+use ksos_formats::{Arch, Digest};
+use serde::{Deserialize, Serialize};
+
+use super::{LockMode, OpError, Session, Target};
+use crate::effects::fs;
+use crate::graph::{self, Execution, GraphError, History, Reason};
+use crate::plan::{self, Plan};
+use execute::Executor;
+use resolve::Project;
+use stamp::{Stamp, Watch};
+
+/// How to build.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directory for the artifacts.
+    pub out: PathBuf,
+    /// Redo every step; downloads are kept.
+    pub fresh: bool,
+    /// Compute the SHA-256 of the artifacts.
+    pub hash: bool,
+    /// Lock mode.
+    pub lock: LockMode,
+}
+
+/// One finished artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    /// Format, e.g. `disk`.
+    pub format: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Size in bytes.
+    pub size: u64,
+    /// Bytes that it takes on the disk of this machine: the file is sparse.
+    pub allocated: u64,
+    /// SHA-256, when it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
+}
+
+/// A finished build.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Built {
+    /// Image name.
+    pub name: String,
+    /// Image version.
+    pub version: String,
+    /// Architecture.
+    pub arch: Arch,
+    /// Artifacts.
+    pub artifacts: Vec<Artifact>,
+    /// Nothing had to be done.
+    pub fresh: bool,
+    /// Steps that ran.
+    pub ran: usize,
+    /// Steps in all.
+    pub steps: usize,
+    /// How full the slot and the ESP are.
+    pub usage: Vec<disk::Usage>,
+}
+
+impl Built {
+    /// Returns the disk image.
+    ///
+    /// # Errors
+    /// When the manifest's `outputs.formats` has no `disk`.
+    pub fn disk(&self) -> Result<PathBuf, OpError> {
+        let disk = self.artifacts.iter().find(|artifact| artifact.format == "disk");
+        disk.map(|artifact| artifact.path.clone()).ok_or(OpError::NoDisk { name: self.name.clone() })
+    }
+}
+
+/// Builds every target, side by side.
+pub fn build(session: &Session, targets: &[Target], options: &Options) -> Vec<Result<Built, OpError>> {
+    in_parallel(targets, |target| build_one(session, target, options))
+}
+
+/// Runs `work` on every target, each in a thread of its own; results in the order of the targets.
+fn in_parallel<R: Send>(targets: &[Target], work: impl Fn(&Target) -> R + Sync) -> Vec<R> {
+    if let [target] = targets {
+        return vec![work(target)];
+    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = targets.iter().map(|target| scope.spawn(|| work(target))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
+}
+
+/// What names a build: two builds with one scope share history and stamp.
+fn scope(session: &Session, target: &Target, options: &Options) -> String {
+    let directory = &session.environment.directory;
+    format!("{}\0{:?}\0{}", directory.join(&target.manifest).display(), target.arch, directory.join(&options.out).display())
+}
+
+/// Everything outside of files that decides a build's result.
+fn settings(session: &Session, target: &Target) -> String {
+    let environment = &session.environment;
+    format!("{}\0{:?}\0{:?}", env!("CARGO_PKG_VERSION"), environment.source_date_epoch, target.components)
+}
+
+fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Built, OpError> {
+    let scope = scope(session, target, options);
+    let settings = settings(session, target);
+    if !options.fresh
+        && let Some(stamp) = Stamp::if_current(&session.cache, &scope, &settings)
+        && let Some(built) = from_stamp(session, stamp, &scope, options)
+    {
+        return Ok(built);
+    }
+    let mut watch = Watch::default();
+    if let Some(executable) = &session.environment.executable {
+        watch.path(executable);
+    }
+    let project = Project::open(session, target, options.lock, &mut watch)?;
+    let (plan, execution) = execute_plan(session, &project, options.fresh, false)?;
+    let directory = session.environment.directory.join(&options.out);
+    let mut artifacts = Vec::new();
+    let mut usage = Vec::new();
+    for artifact in &plan.artifacts {
+        let path = directory.join(&artifact.file_name);
+        let written = disk::write(session, &project, &plan, &execution.outputs, &path)?;
+        usage = written.usage;
+        let sha256 = options.hash.then(|| hash(&path)).transpose()?;
+        // The path as the user would write it.
+        let shown = options.out.join(&artifact.file_name);
+        let (size, allocated) = sizes(&path)?;
+        artifacts.push(Artifact { format: "disk".to_owned(), path: shown, size, allocated, sha256 });
+        watch.path(&path);
+    }
+    let ran = execution.decisions.iter().filter(|(_, reason)| reason.is_some()).count();
+    let built = Built {
+        name: plan.image.name.clone(),
+        version: plan.image.version.clone(),
+        arch: plan.image.arch,
+        artifacts,
+        fresh: false,
+        ran,
+        steps: plan.steps.len(),
+        usage,
+    };
+    finish(session, &scope, settings, watch, &built, &execution.history);
+    Ok(built)
+}
+
+/// Keeps what the next build wants to know. Failing to costs time then, not the build now.
+fn finish(session: &Session, scope: &str, settings: String, watch: Watch, built: &Built, history: &History) {
+    let _ = history.save(&session.cache, scope);
+    if let Some(stamp) = watch.finish(settings, built.clone()) {
+        let _ = stamp.save(&session.cache, scope);
+    }
+}
+
+fn from_stamp(session: &Session, mut stamp: Stamp, scope: &str, options: &Options) -> Option<Built> {
+    let mut hashed = false;
+    for artifact in &mut stamp.built.artifacts {
+        let path = session.environment.directory.join(&artifact.path);
+        if options.hash && artifact.sha256.is_none() {
+            artifact.sha256 = Some(hash(&path).ok()?);
+            hashed = true;
+        }
+    }
+    if hashed {
+        let _ = stamp.save(&session.cache, scope);
+    }
+    let mut built = stamp.built;
+    if !options.hash {
+        built.artifacts.iter_mut().for_each(|artifact| artifact.sha256 = None);
+    }
+    Some(Built { fresh: true, ran: 0, ..built })
+}
+
+fn hash(path: &Path) -> Result<Digest, OpError> {
+    use crate::effects::fs::Context;
+    let mut hasher = ksos_formats::digest::Hasher::new();
+    let file = fs::open(path)?;
+    std::io::copy(&mut std::io::BufReader::with_capacity(1 << 20, file), &mut hasher).context("read", path)?;
+    Ok(hasher.finish())
+}
+
+fn sizes(path: &Path) -> Result<(u64, u64), OpError> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.size(), metadata.blocks() * 512))
+}
+
+fn execute_plan(
+    session: &Session,
+    project: &Project,
+    fresh: bool,
+    dry_run: bool,
+) -> Result<(Plan, Execution), OpError> {
+    let plan = project.plan();
+    let broken = plan::check::check(&plan);
+    if !broken.is_empty() {
+        return Err(OpError::Plan { broken });
+    }
+    let last = History::load(&session.cache, &project.history_scope());
+    let executor = Executor::new(session, project, &plan, fresh);
+    let options = graph::Options { jobs: session.jobs, downloads: 8, fresh, dry_run };
+    let execution = graph::execute(&session.cache, &plan.steps, &last, &executor, &options).map_err(|error| match error {
+        GraphError::Steps(failures) => OpError::Steps { failures },
+        GraphError::Plan(broken) => OpError::Plan { broken: vec![broken] },
+    })?;
+    if !dry_run {
+        let _ = execution.history.save(&session.cache, &project.history_scope());
+    }
+    Ok((plan, execution))
+}
+
+/// Returns the plan of every target.
+///
+/// # Errors
+/// [`OpError`].
+pub fn plan(session: &Session, targets: &[Target], lock: LockMode) -> Result<Vec<Plan>, OpError> {
+    let mut plans = Vec::new();
+    for target in targets {
+        plans.push(Project::open(session, target, lock, &mut Watch::default())?.plan());
+    }
+    Ok(plans)
+}
+
+/// Why each step of a build would run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explanation {
+    /// Image name.
+    pub name: String,
+    /// Architecture.
+    pub arch: Arch,
+    /// Step and reason; no reason for fresh steps.
+    pub steps: Vec<(String, Option<Reason>)>,
+}
+
+/// Says for every target why its steps would run.
+///
+/// # Errors
+/// [`OpError`].
+pub fn explain(session: &Session, targets: &[Target], lock: LockMode) -> Result<Vec<Explanation>, OpError> {
+    let mut explanations = Vec::new();
+    for target in targets {
+        let project = Project::open(session, target, lock, &mut Watch::default())?;
+        let (plan, execution) = execute_plan(session, &project, false, true)?;
+        explanations.push(Explanation { name: plan.image.name, arch: plan.image.arch, steps: execution.decisions });
+    }
+    Ok(explanations)
+}
+
+/// What a fetch brought.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fetched {
+    /// Image name.
+    pub name: String,
+    /// Downloads in all.
+    pub downloads: usize,
+    /// Of these, the ones that the cache had.
+    pub cached: usize,
+    /// Bytes of all downloads.
+    pub bytes: u64,
+}
+
+/// Downloads every component of every target.
+///
+/// # Errors
+/// [`OpError`].
+pub fn fetch(session: &Session, targets: &[Target], lock: LockMode) -> Result<Vec<Fetched>, OpError> {
+    let mut results = Vec::new();
+    for target in targets {
+        let project = Project::open(session, target, lock, &mut Watch::default())?;
+        let mut plan = project.plan();
+        plan.steps.retain(|step| step.pool == graph::Pool::Network);
+        let executor = Executor::new(session, &project, &plan, false);
+        let options = graph::Options { jobs: session.jobs, downloads: 8, fresh: false, dry_run: false };
+        let execution = graph::execute(&session.cache, &plan.steps, &History::default(), &executor, &options);
+        let execution = execution.map_err(|error| match error {
+            GraphError::Steps(failures) => OpError::Steps { failures },
+            GraphError::Plan(broken) => OpError::Plan { broken: vec![broken] },
+        })?;
+        results.push(Fetched {
+            name: plan.image.name.clone(),
+            downloads: execution.outputs.len(),
+            cached: execution.decisions.iter().filter(|(_, reason)| reason.is_none()).count(),
+            bytes: execution.outputs.values().flat_map(|outputs| outputs.values()).map(|blob| blob.size).sum(),
+        });
+    }
+    Ok(results)
+}

@@ -1,0 +1,392 @@
+//! From a manifest to a project whose every input is pinned: the lock file where it holds, the network where it must.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ksos_formats::Arch;
+
+use super::local;
+use super::stamp::Watch;
+use crate::cache::stat::StatCache;
+use crate::effects::{clock, fs};
+use crate::effects::net::{Downloader, NetOptions, ProxyVariables};
+use crate::lock::{self, Lock};
+use crate::manifest::{self, Component, ImageContent, Loaded, Manifest, Source};
+use crate::ops::{LockMode, OpError, Session, Target};
+use crate::plan::{self, Download, LocalTree, Package, Plan, Program, Resolved, ResolvedComponent};
+use crate::source::apt::{self, mirror};
+use crate::source::{cargo, http};
+
+/// The largest keyring or option list read, in bytes.
+const TEXT_LIMIT: u64 = 4 << 20;
+
+/// A manifest whose every input is pinned.
+pub struct Project {
+    loaded: Loaded,
+    /// The target it was opened from.
+    pub target: Target,
+    /// Build epoch, seconds since 1970.
+    pub epoch: u64,
+    /// Every component.
+    pub components: BTreeMap<String, ResolvedComponent>,
+    /// Overlay directories.
+    pub overlays: BTreeMap<String, LocalTree>,
+    /// Container image archives on this machine.
+    pub archives: BTreeMap<String, Resolved>,
+    /// Required kernel options: file and text.
+    pub required_options: Vec<(String, String)>,
+    /// Package archives by name.
+    pub repositories: BTreeMap<String, apt::Repository>,
+    /// Downloads.
+    pub fetch: Downloader,
+}
+
+impl Project {
+    /// Opens the target's manifest and pins every input; writes the lock file when `mode` lets it.
+    ///
+    /// # Errors
+    /// Manifest errors; a source that cannot be resolved; a lock that would change under `--locked`.
+    pub fn open(session: &Session, target: &Target, mode: LockMode, watch: &mut Watch) -> Result<Self, OpError> {
+        let loaded = manifest::load(&target.manifest, target.arch, &manifest::DiskFiles)?;
+        loaded.files.iter().for_each(|file| watch.path(file));
+        loaded.warnings.iter().for_each(|warning| session.reporter.note(&warning.to_string()));
+        let fetch = downloader(session, mode);
+        let epoch = epoch(session)?;
+        let stats = StatCache::open(&session.cache);
+        let mut project = Project {
+            loaded,
+            target: target.clone(),
+            epoch,
+            components: BTreeMap::new(),
+            overlays: BTreeMap::new(),
+            archives: BTreeMap::new(),
+            required_options: Vec::new(),
+            repositories: BTreeMap::new(),
+            fetch,
+        };
+        project.read_local(&stats, watch)?;
+        project.resolve(session, mode, &stats, watch)?;
+        // The next build hashes again what cannot be kept.
+        let _ = stats.save();
+        Ok(project)
+    }
+
+    /// Returns the manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.loaded.manifest
+    }
+
+    /// Returns the architecture.
+    pub fn arch(&self) -> Arch {
+        self.loaded.arch
+    }
+
+    /// Returns what names this project's history: manifest and architecture.
+    pub fn history_scope(&self) -> String {
+        format!("{}\0{}", self.loaded.path.display(), self.loaded.arch)
+    }
+
+    /// Returns the plan.
+    pub fn plan(&self) -> Plan {
+        plan::plan(&plan::Inputs {
+            manifest: self.manifest(),
+            arch: self.arch(),
+            epoch: self.epoch,
+            components: &self.components,
+            overlays: &self.overlays,
+            archives: &self.archives,
+            required_options: &self.required_options,
+            composer: env!("CARGO_PKG_VERSION"),
+        })
+    }
+
+    fn read_local(&mut self, stats: &StatCache, watch: &mut Watch) -> Result<(), OpError> {
+        for (name, overlay) in &self.loaded.manifest.overlays {
+            let tree = local::directory(overlay.source.path(), self.epoch, stats, watch)?;
+            self.overlays.insert(name.clone(), tree);
+        }
+        for (name, image) in &self.loaded.manifest.container_images {
+            if let ImageContent::Archive(path) = &image.content {
+                let content = local::content(path.path(), Some(manifest::ArchiveFormat::Raw), self.epoch, stats, watch)?;
+                self.archives.insert(name.clone(), content);
+            }
+        }
+        for path in &self.loaded.manifest.kernel.required_options_files {
+            watch.path(path.path());
+            let text = fs::read_to_string(path.path(), TEXT_LIMIT)?;
+            self.required_options.push((path.to_string(), text));
+        }
+        for repository in self.loaded.manifest.apt.values() {
+            watch.path(repository.keyring.path());
+        }
+        Ok(())
+    }
+
+    /// Resolves every component: local ones directly, the others by the lock.
+    fn resolve(&mut self, session: &Session, mode: LockMode, stats: &StatCache, watch: &mut Watch) -> Result<(), OpError> {
+        let manifest = self.loaded.manifest.clone();
+        let mut wanted = Vec::new();
+        for (name, component) in &manifest.components {
+            let replaced = self.target.components.get(name).map(|path| session.environment.directory.join(path));
+            let content = match (&component.source, replaced) {
+                (_, Some(path)) => Some(local::content(&path, stated_format(component), self.epoch, stats, watch)?),
+                (Source::File(file), None) => {
+                    Some(local::content(file.path.path(), file.unpack.format, self.epoch, stats, watch)?)
+                }
+                (Source::Cargo(source), None) => Some(program(name, source, watch)?),
+                (Source::Apt(_) | Source::Http(_), None) => None,
+            };
+            match content {
+                Some(content) => {
+                    self.components.insert(name.clone(), ResolvedComponent { content });
+                    // A replaced component keeps what the lock has of it.
+                    if matches!(component.source, Source::Apt(_) | Source::Http(_)) {
+                        wanted.push(lock::Wanted { component: name.clone(), request: None });
+                    }
+                }
+                None => {
+                    let request = manifest.component_request_digest(name);
+                    wanted.push(lock::Wanted { component: name.clone(), request });
+                }
+            }
+        }
+        if let Some(name) = self.target.components.keys().find(|name| !manifest.components.contains_key(*name)) {
+            let known = manifest.components.keys().cloned().collect();
+            return Err(OpError::UnknownComponent { name: name.clone(), known });
+        }
+        self.by_lock(session, mode, &wanted, watch)
+    }
+
+    fn by_lock(
+        &mut self,
+        session: &Session,
+        mode: LockMode,
+        wanted: &[lock::Wanted],
+        watch: &mut Watch,
+    ) -> Result<(), OpError> {
+        self.repositories = repositories(session, &self.loaded.manifest)?;
+        let path = lock::path_for(&self.loaded.path);
+        let new = {
+            // Two builds of one manifest (for two architectures) must not lose each other's entries.
+            let _guard = session.lock_files.lock().expect("no holder of the lock file panicked");
+            let old = lock::read(&path)?.unwrap_or_default();
+            let lock_mode = lock::Mode::new(mode.locked, mode.offline);
+            let new = self.locked(session, wanted, &old, lock_mode, &lock::Update::Nothing)?;
+            if new != old && lock_mode.may_change() {
+                lock::write(&path, &new)?;
+            }
+            new
+        };
+        watch.path(&path);
+        self.take(&new, wanted)
+    }
+
+    /// Returns the lock with every wanted component of this architecture in it.
+    ///
+    /// # Errors
+    /// When a component cannot be resolved, or the lock would change and must not.
+    pub fn locked(
+        &self,
+        session: &Session,
+        wanted: &[lock::Wanted],
+        old: &Lock,
+        mode: lock::Mode,
+        update: &lock::Update,
+    ) -> Result<Lock, OpError> {
+        let reconciled = lock::reconcile(self.arch(), wanted, old, mode, update)?;
+        let mut new = old.clone();
+        reconciled.unused.iter().for_each(|name| new.remove(self.arch(), name));
+        let stale: Vec<&String> = reconciled
+            .decisions
+            .iter()
+            .filter(|(_, decision)| matches!(decision, lock::Decision::Resolve(_)))
+            .map(|(name, _)| name)
+            .collect();
+        let manifest = &self.loaded.manifest;
+        let apt = |name: &&String| matches!(manifest.components[*name].source, Source::Apt(_));
+        let archive = if stale.iter().any(|name| apt(name)) { Some(self.archive(&stale)?) } else { None };
+        for name in stale {
+            let resolved = match (&manifest.components[name].source, &archive) {
+                (Source::Apt(source), Some(archive)) => self.resolve_packages(name, source, archive)?,
+                (Source::Http(source), _) => self.resolve_download(session, name, source)?,
+                _ => continue,
+            };
+            let request = manifest.component_request_digest(name).expect("the component is in the manifest");
+            new.insert(self.arch(), name, lock::Component { request, resolved });
+        }
+        Ok(new)
+    }
+
+    /// Loads the indexes of the archives that the stale components use.
+    fn archive(&self, stale: &[&String]) -> Result<apt::Archive, OpError> {
+        let manifest = &self.loaded.manifest;
+        let uses = |repository: &str| {
+            stale.iter().any(|name| match &manifest.components[*name].source {
+                Source::Apt(source) => manifest.repositories(source).iter().any(|(name, _)| *name == repository),
+                _ => false,
+            })
+        };
+        let used: Vec<_> = self.repositories.values().filter(|repository| uses(&repository.name)).cloned().collect();
+        Ok(apt::load(&self.fetch, &used, &[self.arch().debian()], clock::now_seconds())?)
+    }
+
+    fn resolve_packages(
+        &self,
+        name: &str,
+        source: &manifest::AptSource,
+        archive: &apt::Archive,
+    ) -> Result<lock::Resolved, OpError> {
+        let options = apt::Options {
+            architecture: self.arch().debian(),
+            recommends: source.recommends,
+            exclude: &source.exclude_packages,
+        };
+        let pinned = apt::resolve(archive, &source.packages, &options)
+            .map_err(|source| OpError::Resolve { component: name.to_owned(), source })?;
+        Ok(lock::Resolved::apt(pinned.into_iter().map(locked_package).collect()))
+    }
+
+    fn resolve_download(
+        &self,
+        session: &Session,
+        name: &str,
+        source: &manifest::HttpSource,
+    ) -> Result<lock::Resolved, OpError> {
+        let wanted = self.wanted_download(name, source)?;
+        let resolved = http::resolve(&self.fetch, &wanted)
+            .map_err(|source| OpError::Http { component: name.to_owned(), source })?;
+        if let Some(note) = resolved.note {
+            session.reporter.note(&note.to_string());
+        }
+        Ok(lock::Resolved::Http(resolved.pinned))
+    }
+
+    fn wanted_download(&self, name: &str, source: &manifest::HttpSource) -> Result<http::Wanted, OpError> {
+        let request = http::Request {
+            component: name,
+            arch: self.arch(),
+            version: source.version.as_deref(),
+            url: &source.url,
+            mirrors: &source.mirrors,
+            checksums: source.checksums.as_deref(),
+            sha256: source.sha256.get(self.arch()).copied(),
+            limit: source.max_size.bytes(),
+        };
+        request.expand().map_err(|source| OpError::Http { component: name.to_owned(), source })
+    }
+
+    /// Takes what the lock has for every wanted component.
+    fn take(&mut self, lock: &Lock, wanted: &[lock::Wanted]) -> Result<(), OpError> {
+        for lock::Wanted { component: name, request } in wanted {
+            if request.is_none() {
+                continue;
+            }
+            let locked = lock.get(self.arch(), name).expect("every wanted component was locked");
+            let content = match (&locked.resolved, &self.loaded.manifest.components[name].source) {
+                (lock::Resolved::Apt(packages), _) => {
+                    let packages = packages.iter().map(|package| self.package(name, package));
+                    Resolved::Packages(packages.collect::<Result<_, _>>()?)
+                }
+                (lock::Resolved::Http(pinned), Source::Http(source)) => {
+                    let wanted = self.wanted_download(name, source)?;
+                    Resolved::Download(Download {
+                        name: wanted.file_name().to_owned(),
+                        format: local::archive_format(source.unpack.format, wanted.file_name()),
+                        urls: wanted.urls,
+                        size: Some(pinned.size),
+                        sha256: pinned.sha256,
+                        limit: wanted.limit.max(pinned.size),
+                        package: None,
+                    })
+                }
+                (lock::Resolved::Http(_), _) => return Err(OpError::LockKind { component: name.clone() }),
+            };
+            self.components.insert(name.clone(), ResolvedComponent { content });
+        }
+        Ok(())
+    }
+
+    fn package(&self, component: &str, package: &lock::Package) -> Result<Package, OpError> {
+        let lock::Package { name, architecture, version, repository, path, size, sha256, source, license: _ } =
+            package.clone();
+        let Some(found) = self.repositories.get(&repository) else {
+            return Err(OpError::LockRepository { component: component.to_owned(), name, repository });
+        };
+        let pinned = apt::Pinned {
+            source: source.unwrap_or_else(|| name.clone()),
+            section: String::new(),
+            name,
+            version,
+            architecture,
+            repository,
+            path,
+            size,
+            sha256,
+        };
+        Ok(Package { urls: apt::pool::urls(&pinned, &found.mirrors), component: component.to_owned(), pinned })
+    }
+}
+
+fn program(name: &str, source: &manifest::CargoSource, watch: &mut Watch) -> Result<Resolved, OpError> {
+    let sources = cargo::input_digest(source.path.path(), &source.package)
+        .map_err(|source| OpError::Cargo { component: name.to_owned(), source })?;
+    sources.files.iter().for_each(|path| watch.path(path));
+    Ok(Resolved::Program(Program {
+        component: name.to_owned(),
+        sources: sources.digest,
+        workspace: source.path.path().to_owned(),
+        package: source.package.clone(),
+        binary: source.binary().to_owned(),
+        profile: source.profile.clone(),
+    }))
+}
+
+fn locked_package(pinned: apt::Pinned) -> lock::Package {
+    let apt::Pinned { name, version, architecture, repository, path, size, sha256, source, section: _ } = pinned;
+    let source = Some(source).filter(|source| *source != name);
+    lock::Package { name, architecture, version, repository, path, size, sha256, source, license: None }
+}
+
+/// Returns the manifest's package archives with the mirrors to try: the environment's, the host's, the manifest's.
+///
+/// # Errors
+/// When a keyring cannot be read.
+fn repositories(session: &Session, manifest: &Manifest) -> Result<BTreeMap<String, apt::Repository>, OpError> {
+    let host = mirror::host_uris(Path::new("/etc/apt"));
+    let mut repositories = BTreeMap::new();
+    for (name, repository) in &manifest.apt {
+        let bytes = fs::read(repository.keyring.path(), TEXT_LIMIT)?;
+        let keyring = apt::Keyring::parse(&repository.keyring.text, &bytes)?;
+        let environment = session.environment.apt_mirror.as_deref();
+        let mirrors = mirror::order(environment, &host, &repository.path, &repository.mirrors);
+        let (suites, components) = (repository.suites.clone(), repository.components.clone());
+        repositories.insert(name.clone(), apt::Repository { name: name.clone(), mirrors, suites, components, keyring });
+    }
+    Ok(repositories)
+}
+
+fn stated_format(component: &Component) -> Option<manifest::ArchiveFormat> {
+    match &component.source {
+        // The program itself.
+        Source::Cargo(_) => Some(manifest::ArchiveFormat::Raw),
+        // The local file need not have the download's format.
+        Source::Apt(_) | Source::Http(_) | Source::File(_) => None,
+    }
+}
+
+fn downloader(session: &Session, mode: LockMode) -> Downloader {
+    let lookup = |name: &str| session.environment.variable(name).map(str::to_owned);
+    let options =
+        NetOptions { proxy: ProxyVariables::from_lookup(lookup), offline: mode.offline, ..NetOptions::default() };
+    Downloader::new(session.cache.clone(), options, session.progress.clone())
+}
+
+/// The build epoch when nothing states one: 2026-01-01T00:00:00Z.
+const DEFAULT_EPOCH: u64 = 1_767_225_600;
+
+fn epoch(session: &Session) -> Result<u64, OpError> {
+    match &session.environment.source_date_epoch {
+        None => Ok(DEFAULT_EPOCH),
+        Some(text) => text.parse::<u32>().map(u64::from).map_err(|_| OpError::Epoch { text: text.clone() }),
+    }
+}

@@ -1,0 +1,236 @@
+//! Puts the root file system together in memory: components, kernel modules, container images, overlays, and what the
+//! manifest states itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ksos_formats::boot::ImageId;
+use ksos_formats::layout;
+use ksos_formats::runtime::{self, ContainerImage, DataConfig, DirectoryConfig, RuntimeConfig, ServiceConfig};
+
+use crate::assemble::{self, AssembleError, certificates, users};
+use crate::cache::Blob;
+use crate::manifest::{Manifest, PartitionRole, Service};
+use crate::source::archive::merge::{Conflict, MergeError, Merger};
+use crate::tree::{Content, Entry, Meta, Node, Tree};
+
+/// Where container images are in the root file system.
+const IMAGES: &str = "usr/lib/ksos/images";
+
+/// What the root file system is made of.
+pub struct Pieces<'a> {
+    /// The manifest.
+    pub manifest: &'a Manifest,
+    /// Name, version, architecture, epoch.
+    pub image: &'a ImageId,
+    /// Component trees in merge order.
+    pub components: Vec<(String, Tree)>,
+    /// Selected kernel modules, with their index files.
+    pub modules: Tree,
+    /// Names of the modules to load at boot.
+    pub load: Vec<String>,
+    /// Container image archives by name.
+    pub container_images: BTreeMap<String, Blob>,
+    /// Overlays in order of their names: target directory and tree.
+    pub overlays: Vec<(String, String, Tree)>,
+}
+
+/// The root file system before it is written.
+pub struct Root {
+    /// The tree.
+    pub tree: Tree,
+    /// Whose each entry is.
+    pub origins: BTreeMap<String, Arc<str>>,
+    /// Files that one component replaced in another.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// The root file system could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum RootError {
+    /// Two components do not fit together.
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+    /// An entry does not fit.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+}
+
+/// Merges everything.
+///
+/// # Errors
+/// [`RootError`].
+pub fn assemble(pieces: Pieces<'_>) -> Result<Root, RootError> {
+    let Pieces { manifest, image, components, modules, load, container_images, overlays } = pieces;
+    let mut merger = Merger::new(image.epoch as i64);
+    merger.merge(top_level_links(&components, image.epoch), "merged /usr")?;
+    for (name, tree) in components {
+        merger.merge(tree, &name)?;
+    }
+    merger.merge(modules, "kernel modules")?;
+    merger.merge(archives(&container_images, image.epoch)?, "container images")?;
+    for (name, to, tree) in overlays {
+        merger.merge(below(tree, &to, image.epoch)?, &format!("overlay {name}"))?;
+    }
+    let merged = merger.finish();
+    let mut tree = merged.tree;
+    state(&mut tree, manifest, image)?;
+    let config = runtime_config(manifest, image, load, &container_images);
+    let text = serde_json::to_vec_pretty(&config).expect("the runtime's configuration can be serialised");
+    assemble::put_file(&mut tree, layout::RUNTIME_CONFIG, 0o644, &text, image.epoch, "runtime")?;
+    assemble::clamp_times(&mut tree, image.epoch);
+    Ok(Root { tree, origins: merged.origins, conflicts: merged.conflicts })
+}
+
+/// Symbolic links at the top (`bin -> usr/bin`) come first, so that every component is merged through them.
+fn top_level_links(components: &[(String, Tree)], epoch: u64) -> Tree {
+    let mut links = Tree::new(epoch as i64);
+    for (path, entry) in components.iter().flat_map(|(_, tree)| tree.iter()) {
+        if !path.contains('/') && matches!(entry.node, Node::Symlink(_)) {
+            links.insert(path, entry.clone()).expect("a top-level link of a tree is a valid path");
+        }
+    }
+    links
+}
+
+fn archives(images: &BTreeMap<String, Blob>, epoch: u64) -> Result<Tree, AssembleError> {
+    let mut tree = Tree::new(epoch as i64);
+    for (name, blob) in images {
+        let content = Content::host_file(blob.path.clone(), blob.digest, blob.size);
+        let entry = Entry { meta: Meta::root(0o644, epoch as i64), node: Node::File(content) };
+        assemble::put(&mut tree, &format!("{IMAGES}/{name}.tar"), entry, &format!("container-images.{name}"))?;
+    }
+    Ok(tree)
+}
+
+fn below(tree: Tree, to: &str, epoch: u64) -> Result<Tree, AssembleError> {
+    if to.is_empty() {
+        return Ok(tree);
+    }
+    let mut moved = Tree::new(epoch as i64);
+    for (path, entry) in tree.iter() {
+        let path = if path.is_empty() { to.to_owned() } else { format!("{to}/{path}") };
+        let mut entry = entry.clone();
+        if let Node::HardLink(target) = &mut entry.node {
+            *target = format!("{to}/{target}");
+        }
+        moved.insert(&path, entry).map_err(|source| AssembleError::Tree { origin: "overlay".to_owned(), source })?;
+    }
+    Ok(moved)
+}
+
+/// Files, links, accounts, certificates and mount points that the manifest states.
+fn state(tree: &mut Tree, manifest: &Manifest, image: &ImageId) -> Result<(), AssembleError> {
+    let epoch = image.epoch;
+    for (path, mode) in assemble::MOUNT_POINTS {
+        assemble::put_directory(tree, path, *mode, epoch, "mount points")?;
+    }
+    for path in &manifest.root.persist {
+        assemble::put_directory(tree, path.relative(), 0o755, epoch, "root.persist")?;
+    }
+    for (path, file) in &manifest.files {
+        let meta = Meta { uid: file.uid, gid: file.gid, ..Meta::root(file.mode.0, epoch as i64) };
+        let entry = Entry { meta, node: Node::File(Content::inline(file.content.as_bytes())) };
+        assemble::put(tree, path, entry, &format!("files.{path:?}"))?;
+    }
+    for (path, link) in &manifest.links {
+        let entry = Entry { meta: Meta::root(0o777, epoch as i64), node: Node::Symlink(link.target.clone()) };
+        assemble::put(tree, path, entry, &format!("links.{path:?}"))?;
+    }
+    if manifest.root.ca_bundle {
+        let bundle = certificates::bundle(tree)?;
+        assemble::put_file(tree, certificates::BUNDLE, 0o644, &bundle, epoch, "root.ca-bundle")?;
+    }
+    accounts(tree, manifest, epoch)
+}
+
+fn accounts(tree: &mut Tree, manifest: &Manifest, epoch: u64) -> Result<(), AssembleError> {
+    let mut accounts: BTreeMap<String, users::User> = manifest
+        .users
+        .iter()
+        .map(|(name, user)| {
+            let account =
+                users::User { uid: user.uid, gid: user.group(), home: user.home.clone(), shell: user.shell.clone() };
+            (name.clone(), account)
+        })
+        .collect();
+    let shell = if manifest.console.shell { "/bin/sh" } else { "/usr/sbin/nologin" };
+    let root = users::User { uid: 0, gid: 0, home: "/root".to_owned(), shell: shell.to_owned() };
+    accounts.insert("root".to_owned(), root);
+    assemble::put_file(tree, "etc/passwd", 0o644, users::passwd(&accounts).as_bytes(), epoch, "users")?;
+    assemble::put_file(tree, "etc/group", 0o644, users::group(&accounts).as_bytes(), epoch, "users")
+}
+
+fn runtime_config(
+    manifest: &Manifest,
+    image: &ImageId,
+    load: Vec<String>,
+    container_images: &BTreeMap<String, Blob>,
+) -> RuntimeConfig {
+    let data = manifest.partitions.values().find(|partition| partition.role == PartitionRole::Data);
+    RuntimeConfig {
+        format: runtime::FORMAT,
+        image: image.clone(),
+        hostname: manifest.image.hostname.clone(),
+        modules: load,
+        sysctl: manifest.sysctl.clone(),
+        data: DataConfig {
+            label: data.map_or(layout::DATA_LABEL, |partition| &partition.label).to_owned(),
+            mount: "/data".to_owned(),
+            persist: manifest.root.persist.iter().map(crate::manifest::ImagePath::absolute).collect(),
+        },
+        directories: manifest
+            .root
+            .directories
+            .iter()
+            .map(|directory| DirectoryConfig { path: directory.path.absolute(), mode: directory.mode.0 })
+            .collect(),
+        container_images: container_images
+            .keys()
+            .map(|name| ContainerImage {
+                reference: manifest.container_images[name].reference.clone(),
+                archive: format!("/{IMAGES}/{name}.tar"),
+            })
+            .collect(),
+        services: manifest.services.iter().map(|(name, service)| (name.clone(), service_config(service))).collect(),
+        console_shell: manifest.console.shell,
+    }
+}
+
+fn service_config(service: &Service) -> ServiceConfig {
+    let Service {
+        command,
+        environment,
+        after,
+        restart,
+        restart_delay,
+        restart_delay_max,
+        stop_timeout,
+        ready,
+        required,
+        oom_score_adjust,
+        limits,
+        working_directory,
+        pre_start,
+        log,
+        enabled: _,
+    } = service.clone();
+    ServiceConfig {
+        command,
+        environment,
+        after,
+        restart,
+        restart_delay_ms: restart_delay.milliseconds,
+        restart_delay_max_ms: restart_delay_max.milliseconds,
+        stop_timeout_ms: stop_timeout.milliseconds,
+        ready,
+        required,
+        oom_score_adjust,
+        limit_nofile: limits.nofile,
+        limit_nproc: limits.nproc,
+        limit_core: limits.core,
+        working_directory,
+        pre_start,
+        log,
+    }
+}

@@ -1,0 +1,111 @@
+//! `check`: everything about a manifest that needs no download.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{Environment, Target};
+use crate::boot::{GrubConfig, grub_config};
+use crate::effects::fs;
+use crate::kernel::Requirement;
+use crate::manifest::{self, Errors, Loaded, PartitionRole};
+use crate::source::apt;
+
+/// The largest keyring or option list read, in bytes.
+const TEXT_LIMIT: u64 = 4 << 20;
+
+/// What was found in one manifest.
+#[derive(Debug)]
+pub struct Checked {
+    /// The manifest.
+    pub manifest: PathBuf,
+    /// Its errors, with warnings among them.
+    pub errors: Option<Errors>,
+    /// Faults of files that the manifest names.
+    pub faults: Vec<String>,
+    /// What is odd and not wrong.
+    pub warnings: Vec<String>,
+    /// What the manifest makes, when it is good.
+    pub summary: String,
+}
+
+impl Checked {
+    /// Tells whether anything is wrong.
+    pub fn is_bad(&self) -> bool {
+        self.errors.is_some() || !self.faults.is_empty()
+    }
+
+    /// Returns the object that `--json` prints.
+    pub fn to_json(&self) -> serde_json::Value {
+        json!({
+            "manifest": self.manifest,
+            "ok": !self.is_bad(),
+            "diagnostics": self.errors.as_ref().map(Errors::to_json),
+            "faults": self.faults,
+            "warnings": self.warnings,
+        })
+    }
+}
+
+/// Checks every target.
+pub fn check(targets: &[Target], environment: &Environment) -> Vec<Checked> {
+    targets.iter().map(|target| check_one(target, environment)).collect()
+}
+
+fn check_one(target: &Target, _environment: &Environment) -> Checked {
+    let mut checked = Checked {
+        manifest: target.manifest.clone(),
+        errors: None,
+        faults: Vec::new(),
+        warnings: Vec::new(),
+        summary: String::new(),
+    };
+    match manifest::load(&target.manifest, target.arch, &manifest::DiskFiles) {
+        Err(errors) => checked.errors = Some(errors),
+        Ok(loaded) => {
+            let manifest = &loaded.manifest;
+            checked.summary = format!(
+                "{} {} {}: {} components, {} services",
+                manifest.image.name,
+                manifest.image.version,
+                loaded.arch,
+                manifest.components.len(),
+                manifest.services.len()
+            );
+            checked.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+            checked.faults = faults(&loaded);
+        }
+    }
+    checked
+}
+
+/// Checks the files that a good manifest names, and what derives from it.
+fn faults(loaded: &Loaded) -> Vec<String> {
+    let manifest = &loaded.manifest;
+    let mut faults = Vec::new();
+    for repository in manifest.apt.values() {
+        let keyring = fs::read(repository.keyring.path(), TEXT_LIMIT).map_err(|error| error.to_string());
+        let parsed = keyring
+            .and_then(|bytes| apt::Keyring::parse(&repository.keyring.text, &bytes).map_err(|error| error.to_string()));
+        faults.extend(parsed.err());
+    }
+    for path in &manifest.kernel.required_options_files {
+        match fs::read_to_string(path.path(), TEXT_LIMIT) {
+            Ok(text) => faults.extend(Requirement::parse_list(&text, &path.text).err().map(|error| error.to_string())),
+            Err(error) => faults.push(error.to_string()),
+        }
+    }
+    let mut order: Vec<_> = manifest.partitions.values().collect();
+    order.sort_by_key(|partition| partition.order);
+    let number = |role| order.iter().position(|partition| partition.role == role).map_or(0, |index| index as u32 + 1);
+    let config = GrubConfig {
+        name: &manifest.image.name,
+        arch: loaded.arch,
+        cmdline: &manifest.kernel.cmdline,
+        slot_a: number(PartitionRole::SlotA),
+        slot_b: number(PartitionRole::SlotB),
+        timeout: manifest.boot.timeout,
+    };
+    faults.extend(grub_config(&config).err().map(|error| format!("boot loader: {error}")));
+    faults
+}

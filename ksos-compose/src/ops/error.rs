@@ -1,0 +1,273 @@
+//! Failures of operations, and which exit code each kind has.
+
+use crate::assemble::AssembleError;
+use crate::cache::CacheError;
+use crate::effects::fs::FsError;
+use crate::effects::net::FetchError;
+use crate::lock::ReconcileError;
+use crate::source::apt::AptError;
+use crate::source::archive::ArchiveError;
+
+/// Where a failure belongs (DESIGN.md, section 8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Problem {
+    /// The build or check failed: exit code 1.
+    Build,
+    /// Usage or manifest error: exit code 2.
+    Manifest,
+    /// A source could not be fetched or verified: exit code 3.
+    Source,
+}
+
+impl Problem {
+    /// Returns the exit code.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Problem::Build => 1,
+            Problem::Manifest => 2,
+            Problem::Source => 3,
+        }
+    }
+}
+
+/// An operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpError {
+    /// A file could not be used.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// The cache failed.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A component could not be fetched.
+    #[error("component {component}: {source}")]
+    Fetch {
+        /// Component or package.
+        component: String,
+        /// The cause.
+        source: FetchError,
+    },
+    /// A package of a component could not be fetched.
+    #[error("component {component}: {source}")]
+    Package {
+        /// The component.
+        component: String,
+        /// The cause.
+        source: AptError,
+    },
+    /// An archive could not be unpacked.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The root file system could not be put together.
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+    /// The root file system could not be put together.
+    #[error(transparent)]
+    Root(#[from] super::build::root::RootError),
+    /// Manifest errors.
+    #[error(transparent)]
+    Manifest(#[from] crate::manifest::Errors),
+    /// What a step gave is damaged; the next build makes it again.
+    #[error("the cache lost {digest} while the build ran")]
+    IndexLost {
+        /// The blob.
+        digest: ksos_formats::Digest,
+    },
+    /// A Debian package cannot be read.
+    #[error("package {name}: {source}")]
+    Deb {
+        /// The package.
+        name: String,
+        /// The cause.
+        source: crate::source::apt::deb::DebError,
+    },
+    /// What a component's rules select does not exist.
+    #[error("component {component}: {source}")]
+    Select {
+        /// The component.
+        component: String,
+        /// The cause.
+        source: crate::source::archive::select::SelectError,
+    },
+    /// A component lacks a file.
+    #[error("component {component} has no file {path}")]
+    NoFile {
+        /// The component.
+        component: String,
+        /// The path.
+        path: String,
+    },
+    /// No component installs the runtime.
+    #[error("no component installs {path}")]
+    NoRuntime {
+        /// Where it must be.
+        path: &'static str,
+    },
+    /// The kernel package cannot be used.
+    #[error(transparent)]
+    Kernel(#[from] crate::kernel::KernelError),
+    /// The SquashFS image could not be written.
+    #[error("root file system: {0}")]
+    Squashfs(#[from] crate::artifact::squashfs::Error),
+    /// The hash tree could not be written.
+    #[error("root file system: {0}")]
+    Verity(#[from] crate::artifact::verity::Error),
+    /// The initramfs could not be written.
+    #[error("initramfs: {0}")]
+    Cpio(#[from] crate::artifact::cpio::Error),
+    /// The slot could not be written.
+    #[error("system slot: {0}")]
+    Ext4(#[from] crate::artifact::ext4::Error),
+    /// The EFI system partition could not be written.
+    #[error("EFI system partition: {0}")]
+    Fat(#[from] crate::artifact::fat::FatError),
+    /// The partition table could not be written.
+    #[error("disk: {0}")]
+    Disk(#[from] crate::artifact::disk::DiskError),
+    /// A container image could not be written.
+    #[error("container image: {0}")]
+    Oci(#[from] crate::oci::OciError),
+    /// The boot loader's configuration cannot be written.
+    #[error("boot loader: {0}")]
+    Boot(#[from] crate::boot::BootConfigError),
+    /// A package archive cannot be used.
+    #[error(transparent)]
+    Apt(#[from] crate::source::apt::AptError),
+    /// A keyring cannot be read.
+    #[error(transparent)]
+    Keyring(#[from] crate::source::apt::openpgp::OpenPgpError),
+    /// A component's packages cannot be resolved.
+    #[error("component {component}: {source}")]
+    Resolve {
+        /// The component.
+        component: String,
+        /// The cause.
+        source: crate::source::apt::ResolveError,
+    },
+    /// A download cannot be resolved.
+    #[error("component {component}: {source}")]
+    Http {
+        /// The component.
+        component: String,
+        /// The cause.
+        source: crate::source::http::HttpError,
+    },
+    /// The lock file cannot be used.
+    #[error(transparent)]
+    Lock(#[from] crate::lock::LockError),
+    /// The lock file would change, or an update names an unknown component.
+    #[error(transparent)]
+    Reconcile(#[from] crate::lock::ReconcileError),
+    /// The lock has another kind of source for a component than the manifest.
+    #[error("component {component}: the lock file has packages where the manifest has a download, or the other way round")]
+    LockKind {
+        /// The component.
+        component: String,
+    },
+    /// The lock names a package archive that the manifest does not have.
+    #[error("component {component}: the lock file takes {name} from archive {repository}, which is not in [apt]")]
+    LockRepository {
+        /// The component.
+        component: String,
+        /// The package.
+        name: String,
+        /// The archive.
+        repository: String,
+    },
+    /// `--component` names a component that there is not.
+    #[error("there is no component {name} to replace; there are {}", known.join(", "))]
+    UnknownComponent {
+        /// The name.
+        name: String,
+        /// The components.
+        known: Vec<String>,
+    },
+    /// A program could not be built.
+    #[error("component {component}: {source}")]
+    Cargo {
+        /// The component.
+        component: String,
+        /// The cause.
+        source: crate::source::cargo::Error,
+    },
+    /// `SOURCE_DATE_EPOCH` is not a number.
+    #[error("SOURCE_DATE_EPOCH is {text:?}; expected seconds since 1970, below 2^32")]
+    Epoch {
+        /// Its text.
+        text: String,
+    },
+    /// The plan breaks its invariants: a fault of this program.
+    #[error("the plan is not sound (a fault of ksos-compose): {}", broken.join("; "))]
+    Plan {
+        /// What is broken.
+        broken: Vec<String>,
+    },
+    /// A partition is too small.
+    #[error("{}", findings.join("\n"))]
+    Budget {
+        /// Each partition.
+        findings: Vec<String>,
+    },
+    /// The image would not boot or run.
+    #[error("the image would not work:\n{}", findings.join("\n"))]
+    Proof {
+        /// Rule, path, message and fix of each finding.
+        findings: Vec<String>,
+    },
+    /// The manifest makes no disk image.
+    #[error("{name} has no disk image among its outputs")]
+    NoDisk {
+        /// Image name.
+        name: String,
+    },
+    /// There is no place for the cache.
+    #[error("there is no cache directory: neither --cache, KSOS_CACHE, XDG_CACHE_HOME nor HOME is set")]
+    NoCacheDirectory,
+    /// Steps of a build failed.
+    #[error("{}", failures.iter().map(|(step, error)| format!("{step}: {error}")).collect::<Vec<_>>().join("\n"))]
+    Steps {
+        /// Step and cause.
+        failures: Vec<(String, OpError)>,
+    },
+}
+
+impl OpError {
+    /// Returns where the failure belongs.
+    pub fn problem(&self) -> Problem {
+        match self {
+            OpError::Fetch { .. }
+            | OpError::Apt(_)
+            | OpError::Package { .. }
+            | OpError::Keyring(_)
+            | OpError::Resolve { .. }
+            | OpError::Http { .. } => Problem::Source,
+            OpError::Manifest(_)
+            | OpError::Epoch { .. }
+            | OpError::NoCacheDirectory
+            | OpError::UnknownComponent { .. }
+            | OpError::Reconcile(ReconcileError::Unknown { .. }) => Problem::Manifest,
+            OpError::Steps { failures } => {
+                failures.iter().map(|(_, error)| error.problem()).max().unwrap_or(Problem::Build)
+            }
+            _ => Problem::Build,
+        }
+    }
+
+    /// Returns suggestions.
+    pub fn hints(&self) -> Vec<String> {
+        match self {
+            OpError::Fetch { component, .. }
+            | OpError::Http { component, .. }
+            | OpError::Package { component, .. }
+            | OpError::Cargo { component, .. } => {
+                vec![format!("--component {component}=PATH uses a local file or directory instead")]
+            }
+            OpError::Steps { failures } => {
+                let mut hints: Vec<String> = failures.iter().flat_map(|(_, error)| error.hints()).collect();
+                hints.dedup();
+                hints
+            }
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What every operation needs: the cache, the environment's values (read once, by the binary) and where progress goes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ksos_formats::Arch;
+
+use crate::cache::Cache;
+use crate::effects::progress::Progress;
+
+/// Values of the environment that operations use. Library code reads none itself.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// `KSOS_APT_MIRROR`.
+    pub apt_mirror: Option<String>,
+    /// `SOURCE_DATE_EPOCH` as it stands: seconds since 1970.
+    pub source_date_epoch: Option<String>,
+    /// Every variable whose name and value are UTF-8, for child processes and proxies.
+    pub variables: BTreeMap<String, String>,
+    /// The composer's executable, to see that it changed.
+    pub executable: Option<PathBuf>,
+    /// The working directory.
+    pub directory: PathBuf,
+}
+
+impl Environment {
+    /// Returns a variable that is set and not empty.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+/// Is told what happens. Implemented by the command line.
+pub trait Reporter: Send + Sync {
+    /// Something worth a line: a note, a warning.
+    fn note(&self, text: &str);
+    /// A step of the build of `image` started.
+    fn step(&self, image: &str, step: &str, reason: &str);
+}
+
+/// An open session.
+#[derive(Clone)]
+pub struct Session {
+    /// The cache.
+    pub cache: Arc<Cache>,
+    /// Environment values.
+    pub environment: Environment,
+    /// Processor steps at once.
+    pub jobs: usize,
+    /// Held while a lock file is read, resolved and written.
+    pub lock_files: Arc<std::sync::Mutex<()>>,
+    /// Where notes and steps go.
+    pub reporter: Arc<dyn Reporter>,
+    /// Where downloads are shown.
+    pub progress: Arc<dyn Progress>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("cache", &self.cache).field("jobs", &self.jobs).finish_non_exhaustive()
+    }
+}
+
+/// What to build: a manifest, for an architecture, with local components.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The manifest file.
+    pub manifest: PathBuf,
+    /// The architecture, when it is not the manifest's.
+    pub arch: Option<Arch>,
+    /// Components that are replaced by local files or directories.
+    pub components: BTreeMap<String, PathBuf>,
+}
+
+/// What may change and what may be asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LockMode {
+    /// The lock file must not change.
+    pub locked: bool,
+    /// The network must not be used.
+    pub offline: bool,
+}

@@ -1,0 +1,98 @@
+//! Components once every choice is made: what to fetch by digest, what to read from this machine.
+
+use std::path::PathBuf;
+
+use ksos_formats::Digest;
+
+use crate::source::apt::Pinned;
+use crate::source::archive::Format;
+use crate::tree::Tree;
+
+/// A component with its pinned inputs.
+#[derive(Debug, Clone)]
+pub struct ResolvedComponent {
+    /// Packages, one download, local content, or a program.
+    pub content: Resolved,
+}
+
+/// Where a component's content comes from, pinned.
+#[derive(Debug, Clone)]
+pub enum Resolved {
+    /// Debian packages, in merge order.
+    Packages(Vec<Package>),
+    /// A download.
+    Download(Download),
+    /// A file on this machine, by digest.
+    File {
+        /// Path on this machine.
+        path: PathBuf,
+        /// File name, for formats that keep it.
+        name: String,
+        /// SHA-256.
+        digest: Digest,
+        /// Size in bytes.
+        size: u64,
+        /// Its format; `None` for a `.deb`.
+        format: Option<Format>,
+    },
+    /// A directory on this machine.
+    Directory(LocalTree),
+    /// A program to build.
+    Program(Program),
+}
+
+/// A pinned Debian package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Package {
+    /// Name, version, architecture, place, size and digest.
+    pub pinned: Pinned,
+    /// The component that it is locked for.
+    pub component: String,
+    /// Where it may be had.
+    pub urls: Vec<String>,
+}
+
+/// A pinned download.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Download {
+    /// Where it may be had.
+    pub urls: Vec<String>,
+    /// File name, for formats that keep it.
+    pub name: String,
+    /// Size in bytes, when the lock has it.
+    pub size: Option<u64>,
+    /// SHA-256.
+    pub sha256: Digest,
+    /// Largest size accepted, in bytes.
+    pub limit: u64,
+    /// Its format; `None` for a `.deb`.
+    pub format: Option<Format>,
+    /// What it is, when it is a Debian package of an archive.
+    pub package: Option<Box<Package>>,
+}
+
+/// A directory that was read: its tree, and a digest over everything in it.
+#[derive(Debug, Clone)]
+pub struct LocalTree {
+    /// The tree; contents are on the host.
+    pub tree: Tree,
+    /// Digest over the listing: paths, metadata, content digests.
+    pub digest: Digest,
+}
+
+/// A program to build with Cargo.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// The component.
+    pub component: String,
+    /// Digest over the sources that it is built from.
+    pub sources: Digest,
+    /// Workspace directory.
+    pub workspace: PathBuf,
+    /// Package.
+    pub package: String,
+    /// Binary.
+    pub binary: String,
+    /// Profile.
+    pub profile: String,
+}

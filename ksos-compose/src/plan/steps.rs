@@ -1,0 +1,447 @@
+//! The steps of an image: fetch and unpack what is pinned, index the kernel's modules and select them, build programs
+//! and container images, write the root file system, write the initramfs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use ksos_formats::boot::ImageId;
+use serde::Serialize;
+
+use super::resolved::{Download, Package, Program, Resolved};
+use super::{Inputs, digest_of};
+use crate::graph::{Input, Pool, Step};
+use crate::manifest::{BuiltImage, Component, Destination, ImageContent, Install, Source, Unpack};
+use crate::source::archive::Format;
+
+/// What a step does, beyond what its key needs to know.
+#[derive(Debug, Clone)]
+pub enum Task {
+    /// Downloads a blob: output `blob`.
+    Fetch(Download),
+    /// Unpacks a Debian package: outputs `index`, `pack`.
+    UnpackPackage {
+        /// Name for messages.
+        name: String,
+    },
+    /// Unpacks an archive: outputs `index`, `pack`.
+    Unpack {
+        /// Name for messages.
+        name: String,
+        /// File name.
+        file_name: String,
+        /// Format; `None` for a `.deb`.
+        format: Option<Format>,
+        /// The file on this machine, when it is not the output of a fetch.
+        path: Option<PathBuf>,
+    },
+    /// Builds a program: output `binary`.
+    Cargo(Program),
+    /// Reads the modules of the kernel: output `modules`.
+    KernelIndex(Part),
+    /// Selects and decompresses kernel modules: outputs `index`, `pack`, `names`.
+    Modules(ModulesTask),
+    /// Makes a container image: output `archive`.
+    ContainerImage {
+        /// Name in the manifest.
+        name: String,
+        /// Reference it is imported as.
+        reference: String,
+        /// Settings.
+        image: BuiltImage,
+        /// The component it is made from.
+        part: Part,
+    },
+    /// Merges, proves and writes the root file system: outputs `image`, `root`.
+    Root {
+        /// Components in merge order.
+        parts: Vec<Part>,
+        /// The kernel's component.
+        kernel: Part,
+    },
+    /// Writes the initramfs without its boot configuration: output `initramfs`.
+    InitramfsBase {
+        /// The runtime.
+        runtime: Part,
+    },
+    /// Adds the boot configuration: output `initramfs`.
+    Initramfs,
+}
+
+/// Patterns of modules to select.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModulesTask {
+    /// Name of the patterns in the manifest, for messages.
+    pub what: String,
+    /// Patterns as in the manifest.
+    pub patterns: Vec<String>,
+    /// The kernel's component.
+    #[serde(skip)]
+    pub kernel: Part,
+}
+
+/// A component's tree: where its pieces are and what is taken of them.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Part {
+    /// Component name.
+    pub name: String,
+    /// Names of the inputs whose trees make it up, in merge order.
+    pub inputs: Vec<String>,
+    /// What is taken.
+    pub selection: Selection,
+    /// The component is one program, and this is its place.
+    pub program: Option<String>,
+}
+
+/// What is taken of a component's tree.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Selection {
+    /// Leading path components dropped.
+    pub strip: u32,
+    /// Directory that the tree is put in.
+    pub prefix: String,
+    /// Globs to keep.
+    pub include: Vec<String>,
+    /// Globs to leave out.
+    pub exclude: Vec<String>,
+    /// Files to take, with place and mode.
+    pub install: Vec<(String, String, Option<u32>)>,
+}
+
+struct Builder<'a> {
+    inputs: &'a Inputs<'a>,
+    steps: Vec<Step>,
+    tasks: BTreeMap<String, Task>,
+}
+
+/// The steps of a plan.
+pub struct Steps {
+    /// In order.
+    pub steps: Vec<Step>,
+    /// What each does.
+    pub tasks: BTreeMap<String, Task>,
+    /// Every component's pieces.
+    pub parts: BTreeMap<String, (Part, StepInputs)>,
+}
+
+/// Returns the steps, and what each does.
+pub fn steps(inputs: &Inputs<'_>, image: &ImageId) -> Steps {
+    let mut builder = Builder { inputs, steps: Vec::new(), tasks: BTreeMap::new() };
+    let parts = builder.all(image);
+    Steps { steps: builder.steps, tasks: builder.tasks, parts }
+}
+
+/// Inputs by name.
+type StepInputs = BTreeMap<String, Input>;
+
+impl Builder<'_> {
+    fn all(&mut self, image: &ImageId) -> BTreeMap<String, (Part, StepInputs)> {
+        let mut parts: BTreeMap<String, (Part, StepInputs)> = BTreeMap::new();
+        for (name, component) in &self.inputs.manifest.components {
+            let part = self.component(name, component);
+            parts.insert(name.clone(), part);
+        }
+        let (kernel, kernel_inputs) = parts.get(&self.inputs.manifest.kernel.component).cloned().unwrap_or_default();
+        let kernel_step = self.kernel_index(&kernel, &kernel_inputs);
+        let patterns = |list: &[crate::manifest::ModulePattern]| list.iter().map(ToString::to_string).collect();
+        let settings = &self.inputs.manifest.kernel;
+        let root_patterns: Vec<String> = patterns(&settings.modules);
+        let mut initramfs_patterns: Vec<String> = patterns(&settings.initramfs_modules);
+        initramfs_patterns.extend(patterns(&settings.initramfs_drivers) as Vec<String>);
+        self.modules("modules", root_patterns, &kernel, &kernel_inputs, &kernel_step);
+        self.modules("initramfs-modules", initramfs_patterns, &kernel, &kernel_inputs, &kernel_step);
+        self.container_images(&parts);
+        let runtime = self.runtime_part(&parts);
+        self.root(image, &parts, &kernel, &kernel_inputs);
+        self.initramfs(image, runtime);
+        parts
+    }
+
+    fn push(&mut self, name: &str, kind: &'static str, version: u32, pool: Pool, task: Task) -> StepDraft {
+        self.tasks.insert(name.to_owned(), task);
+        StepDraft {
+            step: Step {
+                name: name.to_owned(),
+                kind,
+                version,
+                pool,
+                parameters: BTreeMap::new(),
+                inputs: BTreeMap::new(),
+            },
+        }
+    }
+
+    fn add(&mut self, draft: StepDraft) -> String {
+        let name = draft.step.name.clone();
+        // A package that two components share is fetched and unpacked once.
+        if !self.steps.iter().any(|step| step.name == name) {
+            self.steps.push(draft.step);
+        }
+        name
+    }
+
+    fn component(&mut self, name: &str, component: &Component) -> (Part, StepInputs) {
+        let Component { source, include, exclude, into: _, enabled: _ } = component;
+        let resolved = self.inputs.components.get(name);
+        let mut program = None;
+        let mut selection = match source {
+            Source::Http(http) => unpack_selection(&http.unpack, |text| http.expand(text, self.inputs.arch)),
+            Source::File(file) => unpack_selection(&file.unpack, str::to_owned),
+            Source::Apt(_) => Selection::default(),
+            Source::Cargo(cargo) => {
+                let place = cargo.install_to.relative().to_owned();
+                match resolved.map(|resolved| &resolved.content) {
+                    // `--component NAME=FILE`: the file is the program.
+                    Some(Resolved::File { name, .. }) => {
+                        Selection { install: vec![(name.clone(), place, Some(0o755))], ..Selection::default() }
+                    }
+                    _ => {
+                        program = Some(place);
+                        Selection::default()
+                    }
+                }
+            }
+        };
+        selection.include = include.iter().map(ToString::to_string).collect();
+        selection.exclude = exclude.iter().map(ToString::to_string).collect();
+        let mut part = Part { name: name.to_owned(), inputs: Vec::new(), selection, program };
+        let mut inputs = StepInputs::new();
+        let Some(resolved) = resolved else { return (part, inputs) };
+        for (input, from) in self.content(name, &resolved.content) {
+            part.inputs.push(input.clone());
+            inputs.insert(input, from);
+        }
+        (part, inputs)
+    }
+
+    /// Adds the steps that make a component's trees; returns an input name and its source for each tree.
+    fn content(&mut self, name: &str, content: &Resolved) -> Vec<(String, Input)> {
+        match content {
+            Resolved::Packages(packages) => packages.iter().map(|package| self.package(package)).collect(),
+            Resolved::Download(download) => {
+                let fetch = self.push(&format!("fetch {name}"), "fetch", 1, Pool::Network, Task::Fetch(download.clone()));
+                let fetch = self.add(fetch.parameter("sha256", &download.sha256));
+                let blob = Input::Output { step: fetch, output: "blob".to_owned() };
+                vec![self.unpack(name, &download.name, download.format, None, blob)]
+            }
+            Resolved::File { path, name: file_name, digest, format, .. } => {
+                let path = Some(path.clone());
+                vec![self.unpack(name, file_name, *format, path, Input::Digest(*digest))]
+            }
+            Resolved::Directory(tree) => vec![(name.to_owned(), Input::Digest(tree.digest))],
+            Resolved::Program(program) => {
+                let task = Task::Cargo(program.clone());
+                let step = self.push(&format!("cargo {name}"), "cargo", 1, Pool::Processor, task);
+                let step = step
+                    .parameter("package", &program.package)
+                    .parameter("binary", &program.binary)
+                    .parameter("profile", &program.profile)
+                    .parameter("arch", &self.inputs.arch)
+                    .input("sources", Input::Digest(program.sources));
+                vec![(name.to_owned(), Input::Output { step: self.add(step), output: "binary".to_owned() })]
+            }
+        }
+    }
+
+    fn package(&mut self, package: &Package) -> (String, Input) {
+        let Package { pinned, component: _, urls } = package;
+        let title = format!("{}_{}_{}", pinned.name, pinned.version, pinned.architecture);
+        let sha256 = &pinned.sha256;
+        let download = Download {
+            urls: urls.clone(),
+            name: format!("{title}.deb"),
+            size: Some(pinned.size),
+            sha256: *sha256,
+            limit: pinned.size,
+            format: None,
+            package: Some(Box::new(package.clone())),
+        };
+        let fetch = self.push(&format!("fetch {title}"), "fetch", 1, Pool::Network, Task::Fetch(download));
+        let fetch = self.add(fetch.parameter("sha256", sha256));
+        let task = Task::UnpackPackage { name: title.clone() };
+        let unpack = self.push(&format!("unpack {title}"), "unpack-package", 1, Pool::Processor, task);
+        let unpack = self.add(unpack.input("blob", Input::Output { step: fetch, output: "blob".to_owned() }));
+        (title, Input::Output { step: unpack, output: "index".to_owned() })
+    }
+
+    fn unpack(
+        &mut self,
+        name: &str,
+        file_name: &str,
+        format: Option<Format>,
+        path: Option<PathBuf>,
+        blob: Input,
+    ) -> (String, Input) {
+        let task = Task::Unpack { name: name.to_owned(), file_name: file_name.to_owned(), format, path };
+        let step = self.push(&format!("unpack {name}"), "unpack", 1, Pool::Processor, task);
+        let step = step.parameter("format", &format!("{format:?}")).parameter("file-name", &file_name);
+        let step = self.add(step.input("blob", blob));
+        (name.to_owned(), Input::Output { step, output: "index".to_owned() })
+    }
+
+    fn kernel_index(&mut self, kernel: &Part, inputs: &StepInputs) -> String {
+        let step = self.push("kernel", "kernel-index", 1, Pool::Processor, Task::KernelIndex(kernel.clone()));
+        self.add(step.parameter("kernel", kernel).inputs(inputs))
+    }
+
+    fn modules(&mut self, name: &str, patterns: Vec<String>, kernel: &Part, inputs: &StepInputs, index: &str) {
+        let task = ModulesTask { what: format!("kernel.{name}"), patterns, kernel: kernel.clone() };
+        let step = self.push(name, "modules", 1, Pool::Processor, Task::Modules(task.clone()));
+        let index = Input::Output { step: index.to_owned(), output: "modules".to_owned() };
+        self.add(step.parameter("patterns", &task.patterns).parameter("kernel", kernel).inputs(inputs).input("module index", index));
+    }
+
+    fn container_images(&mut self, parts: &BTreeMap<String, (Part, StepInputs)>) {
+        for (name, image) in &self.inputs.manifest.container_images {
+            let ImageContent::Built(built) = &image.content else { continue };
+            let (part, inputs) = parts.get(&built.component).cloned().unwrap_or_default();
+            let task = Task::ContainerImage {
+                name: name.clone(),
+                reference: image.reference.clone(),
+                image: built.clone(),
+                part: part.clone(),
+            };
+            let step = self.push(&format!("container-image {name}"), "container-image", 1, Pool::Processor, task);
+            let step = step
+                .parameter("reference", &image.reference)
+                .parameter("image", built)
+                .parameter("part", &part)
+                .parameter("arch", &self.inputs.arch)
+                .parameter("epoch", &self.inputs.epoch)
+                .inputs(&inputs);
+            self.add(step);
+        }
+    }
+
+    /// Returns the component that gives the runtime: the one that is installed at its place.
+    fn runtime_part(&self, parts: &BTreeMap<String, (Part, StepInputs)>) -> (Part, StepInputs) {
+        let place = ksos_formats::layout::RUNTIME_BINARY.trim_start_matches('/');
+        let found = self.inputs.manifest.components.iter().find(|(_, component)| match &component.source {
+            Source::Cargo(cargo) => cargo.install_to.relative() == place,
+            Source::File(file) => installs(&file.unpack, place),
+            Source::Http(http) => installs(&http.unpack, place),
+            Source::Apt(_) => false,
+        });
+        found.and_then(|(name, _)| parts.get(name)).cloned().unwrap_or_default()
+    }
+
+    fn root(
+        &mut self,
+        image: &ImageId,
+        parts: &BTreeMap<String, (Part, StepInputs)>,
+        kernel: &Part,
+        kernel_inputs: &StepInputs,
+    ) {
+        let manifest = self.inputs.manifest;
+        let mut merged = Vec::new();
+        let mut inputs = kernel_inputs.clone();
+        for (name, component) in &manifest.components {
+            if component.into != Destination::Root {
+                continue;
+            }
+            let (part, part_inputs) = parts[name].clone();
+            merged.push(part);
+            inputs.extend(part_inputs);
+        }
+        let output = |step: &str, output: &str| Input::Output { step: step.to_owned(), output: output.to_owned() };
+        inputs.insert("kernel modules".to_owned(), output("modules", "index"));
+        inputs.insert("module index".to_owned(), output("kernel", "modules"));
+        for (name, image) in &manifest.container_images {
+            let input = match (&image.content, self.inputs.archives.get(name)) {
+                (ImageContent::Archive(_), Some(Resolved::File { digest, .. })) => Input::Digest(*digest),
+                _ => output(&format!("container-image {name}"), "archive"),
+            };
+            inputs.insert(format!("container-image {name}"), input);
+        }
+        for (name, overlay) in self.inputs.overlays {
+            inputs.insert(format!("overlay {name}"), Input::Digest(overlay.digest));
+        }
+        let task = Task::Root { parts: merged.clone(), kernel: kernel.clone() };
+        let step = self.push("root", "root", 1, Pool::Processor, task).inputs(&inputs);
+        let step = step
+            .parameter("composer", &self.inputs.composer)
+            .parameter("image", image)
+            .parameter("hostname", &manifest.image.hostname)
+            .parameter("parts", &merged)
+            .parameter("kernel", kernel)
+            .parameter("kernel-settings", &manifest.kernel)
+            .parameter("required-options", &digest_of(&self.inputs.required_options))
+            .parameter("settings", &manifest.root)
+            .parameter("overlays", &manifest.overlays)
+            .parameter("files", &manifest.files)
+            .parameter("links", &manifest.links)
+            .parameter("sysctl", &manifest.sysctl)
+            .parameter("users", &manifest.users)
+            .parameter("services", &services(manifest))
+            .parameter("container-images", &manifest.container_images)
+            .parameter("console", &manifest.console)
+            .parameter("partitions", &manifest.partitions)
+            .parameter("budgets", &manifest.budgets);
+        self.add(step);
+    }
+
+    fn initramfs(&mut self, image: &ImageId, (runtime, runtime_inputs): (Part, StepInputs)) {
+        let output = |step: &str, output: &str| Input::Output { step: step.to_owned(), output: output.to_owned() };
+        let task = Task::InitramfsBase { runtime: runtime.clone() };
+        let step = self.push("initramfs-base", "initramfs-base", 1, Pool::Processor, task);
+        let step = step
+            .parameter("epoch", &image.epoch)
+            .parameter("runtime", &runtime)
+            .inputs(&runtime_inputs)
+            .input("kernel modules", output("initramfs-modules", "index"));
+        let base = self.add(step);
+        let step = self.push("initramfs", "initramfs", 1, Pool::Processor, Task::Initramfs);
+        let always: Vec<String> = self.inputs.manifest.kernel.initramfs_modules.iter().map(ToString::to_string).collect();
+        let step = step
+            .parameter("image", image)
+            .parameter("mode", &self.inputs.manifest.root.mode)
+            .parameter("modules", &always)
+            .input("base", output(&base, "initramfs"))
+            .input("root", output("root", "root"))
+            .input("kernel", output("kernel", "modules"));
+        self.add(step);
+    }
+}
+
+/// Services as the key needs them: with their runtime form, which does not leave out what the manifest skips.
+fn services(manifest: &crate::manifest::Manifest) -> BTreeMap<&String, String> {
+    manifest.services.iter().map(|(name, service)| (name, format!("{service:?}"))).collect()
+}
+
+fn installs(unpack: &Unpack, place: &str) -> bool {
+    unpack.install.iter().flatten().any(|install| install.to.relative() == place)
+}
+
+fn unpack_selection(unpack: &Unpack, expand: impl Fn(&str) -> String) -> Selection {
+    let Unpack { format: _, strip, install, prefix } = unpack;
+    let install = install.iter().flatten().map(|Install { from, to, mode }| {
+        (expand(from), to.relative().to_owned(), mode.map(|mode| mode.0))
+    });
+    Selection {
+        strip: *strip,
+        prefix: prefix.as_ref().map(|prefix| prefix.relative().to_owned()).unwrap_or_default(),
+        install: install.collect(),
+        ..Selection::default()
+    }
+}
+
+struct StepDraft {
+    step: Step,
+}
+
+impl StepDraft {
+    fn parameter<T: Serialize>(mut self, name: &str, value: &T) -> Self {
+        let text = serde_json::to_string(value).expect("the project's own types can be serialised");
+        self.step.parameters.insert(name.to_owned(), text);
+        self
+    }
+
+    fn input(mut self, name: &str, input: Input) -> Self {
+        self.step.inputs.insert(name.to_owned(), input);
+        self
+    }
+
+    fn inputs(mut self, inputs: &StepInputs) -> Self {
+        self.step.inputs.extend(inputs.iter().map(|(name, input)| (name.clone(), input.clone())));
+        self
+    }
+}

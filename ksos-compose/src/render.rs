@@ -1,0 +1,238 @@
+//! What the command prints: results on standard output, everything else on standard error.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line is what prints")]
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use ksos_compose::effects::progress::{self, Bars, Lines, Progress, Silent};
+use ksos_compose::graph::Reason;
+use ksos_compose::ops::build::{Built, Explanation, Fetched};
+use ksos_compose::ops::check::Checked;
+use ksos_compose::ops::update::Change;
+use ksos_compose::ops::{self, OpError, Reporter};
+use ksos_compose::plan::Plan;
+use serde_json::json;
+
+/// The terminal, or whatever standard output and error are.
+pub struct Terminal {
+    quiet: bool,
+    color: bool,
+    bars: Option<Arc<Bars>>,
+}
+
+impl Terminal {
+    /// Looks at standard error; `color` is false under `NO_COLOR`.
+    pub fn new(quiet: bool, color: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let bars = (terminal && !quiet).then(|| Arc::new(Bars::new(color)));
+        Terminal { quiet, color: color && terminal, bars }
+    }
+
+    /// Returns where downloads are shown.
+    pub fn progress(&self) -> Arc<dyn Progress> {
+        match &self.bars {
+            Some(bars) => bars.clone(),
+            None if self.quiet => Arc::new(Silent),
+            None => Arc::new(Lines::new(std::io::stderr())),
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bars {
+            Some(bars) => bars.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// Prints a failure, with its hint.
+    pub fn error(&self, error: &OpError) {
+        if let OpError::Manifest(errors) = error {
+            self.line(errors.render(self.color).trim_end());
+            return;
+        }
+        self.line(&format!("{} {error}", self.paint("1;31", "error:")));
+        for hint in error.hints() {
+            self.line(&format!("{} {hint}", self.paint("1;36", "hint:")));
+        }
+    }
+
+    /// Prints the results of builds.
+    pub fn built(&self, results: Vec<Result<Built, OpError>>, json: bool) -> Result<ExitCode, OpError> {
+        let mut failure: Option<OpError> = None;
+        let mut done = Vec::new();
+        for result in results {
+            match result {
+                Ok(built) => done.push(built),
+                Err(error) => {
+                    // Every failure is printed; the last becomes the exit code.
+                    if let Some(earlier) = failure.replace(error) {
+                        self.error(&earlier);
+                    }
+                }
+            }
+        }
+        if json {
+            let artifacts: Vec<_> = done.iter().flat_map(|built| built.artifacts.iter().map(|artifact| json!({
+                "image": built.name, "version": built.version, "arch": built.arch, "format": artifact.format,
+                "path": artifact.path, "size": artifact.size, "allocated": artifact.allocated, "sha256": artifact.sha256,
+            }))).collect();
+            println!("{:#}", json!({ "artifacts": artifacts }));
+        }
+        for built in &done {
+            self.built_one(built);
+            if !json {
+                built.artifacts.iter().for_each(|artifact| println!("{}", artifact.path.display()));
+            }
+        }
+        failure.map_or(Ok(ExitCode::SUCCESS), Err)
+    }
+
+    /// Prints one finished build.
+    pub fn built_one(&self, built: &Built) {
+        if self.quiet {
+            return;
+        }
+        let title = format!("{} {} {}", built.name, built.version, built.arch);
+        if built.fresh {
+            self.line(&format!("{} {title}: nothing changed", self.paint("1;32", "fresh")));
+            return;
+        }
+        let verb = self.paint("1;32", "built");
+        self.line(&format!("{verb} {title}: {} of {} steps ran", built.ran, built.steps));
+        for artifact in &built.artifacts {
+            let (size, allocated) = (progress::size(artifact.size), progress::size(artifact.allocated));
+            self.line(&format!("  {} {size} ({allocated} on this disk)", artifact.format));
+        }
+        for usage in &built.usage {
+            let percent = usage.used * 100 / usage.size.max(1);
+            self.line(&format!("  {} {} of {} ({percent} %)", usage.what, progress::size(usage.used), progress::size(usage.size)));
+        }
+    }
+
+    /// Prints what `check` found.
+    pub fn checked(&self, results: &[Checked], json: bool) -> ExitCode {
+        let bad = results.iter().any(|checked| checked.errors.is_some());
+        if json {
+            let list: Vec<_> = results.iter().map(Checked::to_json).collect();
+            println!("{:#}", serde_json::Value::from(list));
+        } else {
+            for checked in results {
+                match &checked.errors {
+                    Some(errors) => self.line(errors.render(self.color).trim_end()),
+                    None => println!("{}: ok ({})", checked.manifest.display(), checked.summary),
+                }
+                checked.warnings.iter().for_each(|warning| self.note(warning));
+            }
+        }
+        if bad { ExitCode::from(ops::Problem::Manifest.exit_code()) } else { ExitCode::SUCCESS }
+    }
+
+    /// Prints plans.
+    pub fn planned(&self, plans: &[Plan], json: bool) {
+        if json {
+            println!("{}", serde_json::to_string_pretty(plans).expect("plans can be serialised"));
+            return;
+        }
+        for plan in plans {
+            println!("{} {} {} (epoch {})", plan.image.name, plan.image.version, plan.image.arch, plan.image.epoch);
+            println!("  disk {}", plan.disk.guid);
+            for (number, partition) in plan.disk.partitions.iter().enumerate() {
+                let size = progress::size(partition.size);
+                println!("    {} {:<10} {size:>10}  {}", number + 1, partition.label, partition.guid);
+            }
+            println!("  command line {}", plan.cmdline.join(" "));
+            println!("  steps");
+            for step in &plan.steps {
+                println!("    {}", step.name);
+            }
+            for artifact in &plan.artifacts {
+                println!("  writes {}", artifact.file_name);
+            }
+        }
+    }
+
+    /// Prints why steps would run.
+    pub fn explained(&self, explanations: &[Explanation], all: bool, json: bool) {
+        if json {
+            println!("{}", serde_json::to_string_pretty(explanations).expect("explanations can be serialised"));
+            return;
+        }
+        for explanation in explanations {
+            let stale = explanation.steps.iter().filter(|(_, reason)| reason.is_some()).count();
+            println!("{} {}: {stale} of {} steps would run", explanation.name, explanation.arch, explanation.steps.len());
+            for (step, reason) in &explanation.steps {
+                match reason {
+                    // In a dry run the new digest of an input that is not made yet is open.
+                    Some(Reason::Input { name, old: None, new: None }) => println!("  {step}: its input {name} would be made again"),
+                    Some(reason) => println!("  {step}: {reason}"),
+                    None if all => println!("  {step}: fresh"),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// Prints what was fetched.
+    pub fn fetched(&self, fetched: &[Fetched]) {
+        for Fetched { name, downloads, cached, bytes } in fetched {
+            println!("{name}: {downloads} downloads, {} ({cached} were in the cache)", progress::size(*bytes));
+        }
+    }
+
+    /// Prints what an update of the lock changes.
+    pub fn updated(&self, changes: &[Change], dry_run: bool) {
+        for change in changes {
+            println!("{change}");
+        }
+        if changes.is_empty() {
+            println!("nothing newer");
+        } else if dry_run {
+            self.line("nothing was written (--dry-run)");
+        }
+    }
+
+    /// Prints what the cache holds.
+    pub fn cache_listed(&self, listing: &ops::cache::Listing, json: bool) {
+        if json {
+            println!("{}", serde_json::to_string_pretty(listing).expect("a listing can be serialised"));
+            return;
+        }
+        for bucket in &listing.buckets {
+            println!("{:<10} {:>8} entries {:>12}", bucket.name, bucket.entries, progress::size(bucket.bytes));
+        }
+    }
+
+    /// Prints what garbage collection removed.
+    pub fn cache_collected(&self, report: &ops::cache::Collected) {
+        println!("removed {} entries, {}", report.entries, progress::size(report.bytes));
+    }
+
+    /// Prints what verification found.
+    pub fn cache_verified(&self, report: &ops::cache::Verified) -> ExitCode {
+        for path in &report.damaged {
+            println!("damaged, removed: {}", path.display());
+        }
+        println!("{} blobs, {} verified, {} damaged", report.blobs, progress::size(report.bytes), report.damaged.len());
+        if report.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    }
+}
+
+impl Reporter for Terminal {
+    fn note(&self, text: &str) {
+        if !self.quiet {
+            self.line(&format!("{} {text}", self.paint("1;33", "note:")));
+        }
+    }
+
+    fn step(&self, image: &str, step: &str, reason: &str) {
+        // Downloads show themselves.
+        if !self.quiet && !step.starts_with("fetch ") {
+            self.line(&format!("{image}: {step} ({reason})"));
+        }
+    }
+}
