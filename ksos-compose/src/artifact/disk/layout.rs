@@ -41,7 +41,7 @@ pub fn layout(sizes: &[u64]) -> Result<Layout, DiskError> {
     let mut partitions = Vec::new();
     let mut end = ALIGNMENT;
     for (index, &size) in sizes.iter().enumerate() {
-        if size == 0 || size % SECTOR != 0 {
+        if size == 0 || !size.is_multiple_of(SECTOR) {
             return Err(DiskError::PartitionSize { number: index + 1, size });
         }
         let offset = end.checked_next_multiple_of(ALIGNMENT).ok_or(DiskError::TooLarge)?;

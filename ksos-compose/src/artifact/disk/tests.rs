@@ -111,7 +111,14 @@ fn foreign_tools_agree() {
     if has_tool("sgdisk") {
         let report = run(directory, "sgdisk -v disk; sgdisk -p disk");
         assert!(report.contains("No problems found"), "{report}");
-        assert!(report.contains(&format!("Disk identifier (GUID): {}", guid(0)).to_uppercase().replace("DISK IDENTIFIER", "Disk identifier")), "{report}");
+        assert!(
+            report.contains(
+                &format!("Disk identifier (GUID): {}", guid(0))
+                    .to_uppercase()
+                    .replace("DISK IDENTIFIER", "Disk identifier")
+            ),
+            "{report}"
+        );
     }
     if has_tool("sfdisk") {
         let json: serde_json::Value = serde_json::from_str(&run(directory, "sfdisk --json disk")).unwrap();
@@ -145,13 +152,19 @@ fn what_does_not_fit_is_refused_with_numbers() {
     let too_large = changed(&|spec| spec.partitions[1].size = 40 * MIB);
     assert!(too_large.starts_with("partition \"KSOSSYSA\" has 41943040 bytes, its content "), "{too_large}");
     assert!(too_large.ends_with(" has 41943117"), "{too_large}");
-    assert_eq!(changed(&|spec| spec.partitions[2].size = 0), "partition 3 cannot have 0 bytes: a positive multiple of 512 is needed");
+    assert_eq!(
+        changed(&|spec| spec.partitions[2].size = 0),
+        "partition 3 cannot have 0 bytes: a positive multiple of 512 is needed"
+    );
     assert!(changed(&|spec| spec.partitions[2].size = 1000).contains("partition 3 cannot have 1000 bytes"));
     assert!(changed(&|spec| spec.partitions[2].size = u64::MAX - 511).contains("together have more than"));
     assert!(changed(&|spec| spec.partitions[3].guid = guid(1)).contains("is used twice"));
     assert!(changed(&|spec| spec.partitions[3].type_guid = Uuid::nil()).contains("is nil"));
     assert!(changed(&|spec| spec.partitions[3].label = "x".repeat(37)).contains("is not a partition name"));
-    assert!(changed(&|spec| spec.partitions[3].content = PartitionContent::File("/none/x".into())).contains("cannot open /none/x"));
+    assert!(
+        changed(&|spec| spec.partitions[3].content = PartitionContent::File("/none/x".into()))
+            .contains("cannot open /none/x")
+    );
     assert_eq!(layout(&[512; 129]).unwrap_err().to_string(), "129 partitions; the table holds 128");
     assert_eq!(layout(&[]).unwrap(), Layout { size: 2 * MIB, partitions: vec![] });
 }

@@ -103,7 +103,7 @@ pub(super) fn long_entries(name: &str) -> usize {
 pub(super) fn put_long(directory: &mut Vec<u8>, name: &str, short: &Short) {
     let mut units: Vec<u16> = name.encode_utf16().collect();
     let count = units.len().div_ceil(UNITS);
-    if units.len() % UNITS != 0 {
+    if !units.len().is_multiple_of(UNITS) {
         units.push(0);
         units.resize(count * UNITS, 0xffff);
     }

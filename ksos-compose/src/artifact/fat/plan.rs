@@ -27,7 +27,7 @@ pub(super) struct Geometry {
 impl Geometry {
     pub(super) fn new(size: u64) -> Result<Self, FatError> {
         let fail = |reason| Err(FatError::Size { size, reason });
-        if size % ALIGNMENT != 0 {
+        if !size.is_multiple_of(ALIGNMENT) {
             return fail("it is not a multiple of 4096");
         }
         if size / SECTOR > u64::from(u32::MAX) {
@@ -270,7 +270,8 @@ impl Stamp {
         const LAST: i64 = 4_354_819_198;
         let seconds = epoch.clamp(FIRST, LAST);
         let moment = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
-        let date = (moment.year() as u16 - 1980) << 9 | u16::from(u8::from(moment.month())) << 5 | u16::from(moment.day());
+        let date =
+            (moment.year() as u16 - 1980) << 9 | u16::from(u8::from(moment.month())) << 5 | u16::from(moment.day());
         let time = u16::from(moment.hour()) << 11 | u16::from(moment.minute()) << 5 | u16::from(moment.second() / 2);
         Stamp { time, date }
     }

@@ -73,7 +73,9 @@ fn foreign_tools_agree() {
     }
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
-    for (size, cluster_size) in [(34 * MIB, 512), (100 * MIB, 1024), (256 * MIB, 2048), (260 * MIB, 4096), (1024 * MIB, 4096)] {
+    for (size, cluster_size) in
+        [(34 * MIB, 512), (100 * MIB, 1024), (256 * MIB, 2048), (260 * MIB, 4096), (1024 * MIB, 4096)]
+    {
         let spec = FatSpec { size, ..spec() };
         let summary = image(directory, &tree(&esp()), &spec);
         assert_eq!(summary.cluster_size, cluster_size);
@@ -158,7 +160,10 @@ fn what_fat_cannot_hold_is_refused_by_name() {
     assert!(error(&one("a/b:c"), &spec()).starts_with("\"a/b:c\" cannot be on FAT: its name has a control character"));
     assert!(error(&one("a."), &spec()).contains("ends with a dot"));
     let twice = vec![("EFI/x", vec![1]), ("efi/y", vec![2])];
-    assert_eq!(error(&twice, &spec()), "\"EFI\" and \"efi\" are one name on FAT, which does not tell upper from lower case");
+    assert_eq!(
+        error(&twice, &spec()),
+        "\"EFI\" and \"efi\" are one name on FAT, which does not tell upper from lower case"
+    );
     let mut tree = Tree::new(0);
     let link = Entry { meta: Meta::root(0o777, 0), node: Node::Symlink("x".into()) };
     tree.insert("EFI/link", link).unwrap();

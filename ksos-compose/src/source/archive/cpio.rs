@@ -162,13 +162,7 @@ fn name(header: &Header, reader: &mut dyn Read) -> Result<Vec<u8>, Fault> {
     }
 }
 
-fn entry(
-    header: &Header,
-    path: &str,
-    links: &mut Links,
-    reader: &mut dyn Read,
-    builder: &mut Builder<'_>,
-) -> Step<()> {
+fn entry(header: &Header, path: &str, links: &mut Links, reader: &mut dyn Read, builder: &mut Builder<'_>) -> Step<()> {
     let (major, minor) = header.device;
     let node = match header.mode & 0o170000 {
         0o100000 => return file(header, path, links, reader, builder),
@@ -192,13 +186,7 @@ fn entry(
     builder.node(path, header.meta(), node)
 }
 
-fn file(
-    header: &Header,
-    path: &str,
-    links: &mut Links,
-    reader: &mut dyn Read,
-    builder: &mut Builder<'_>,
-) -> Step<()> {
+fn file(header: &Header, path: &str, links: &mut Links, reader: &mut dyn Read, builder: &mut Builder<'_>) -> Step<()> {
     if header.links > 1 && header.size == 0 {
         if let Some(first) = links.placed.get(&header.inode) {
             return builder.hard_link(path, first);

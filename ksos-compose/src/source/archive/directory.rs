@@ -116,7 +116,14 @@ impl Walk<'_, '_> {
         let digest = (self.digest_of)(host, metadata)?;
         let after = std::fs::metadata(host).context("stat", host)?;
         let state = |metadata: &Metadata| {
-            (metadata.dev(), metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime_nsec())
+            (
+                metadata.dev(),
+                metadata.ino(),
+                metadata.len(),
+                metadata.mtime(),
+                metadata.mtime_nsec(),
+                metadata.ctime_nsec(),
+            )
         };
         match state(&after) == state(metadata) {
             true => Ok(Content::host_file(PathBuf::from(host), digest, size)),

@@ -235,7 +235,8 @@ impl Merger {
         let (there, comes) = (self.tree.resolve_link(there), self.tree.resolve_link(comes));
         let owner = |entry: &Entry| (entry.meta.mode, entry.meta.uid, entry.meta.gid);
         let symlinks = matches!(there.node, Node::Symlink(_));
-        there.node != comes.node || (!symlinks && (owner(there) != owner(comes) || there.meta.xattrs != comes.meta.xattrs))
+        there.node != comes.node
+            || (!symlinks && (owner(there) != owner(comes) || there.meta.xattrs != comes.meta.xattrs))
     }
 
     /// Replaces the directory at `place` by the link `entry`, moving what it holds to the link's target.
@@ -244,8 +245,11 @@ impl Merger {
         let target = target.trim_matches('/').to_owned();
         let mut moved: BTreeMap<Arc<str>, Tree> = BTreeMap::new();
         let whose = self.origins.get(place).cloned().unwrap_or_else(|| "base".into());
-        let children: Vec<(String, Entry)> =
-            self.tree.below(place).map(|(path, entry)| (path.to_owned(), self.tree.resolve_link(entry).clone())).collect();
+        let children: Vec<(String, Entry)> = self
+            .tree
+            .below(place)
+            .map(|(path, entry)| (path.to_owned(), self.tree.resolve_link(entry).clone()))
+            .collect();
         let directory = self.tree.get(place).cloned();
         for (path, entry) in children {
             let origin = self.origins.remove(&path).unwrap_or_else(|| whose.clone());

@@ -25,8 +25,8 @@ use std::io::{Read, Seek};
 use std::path::Path;
 
 use builder::Builder;
-use error::{Failure, Step};
 pub use error::{ArchiveError, Fault};
+use error::{Failure, Step};
 use stream::{Capped, Decompressed, Source};
 
 use crate::cache::{Blob, Cache};
@@ -87,9 +87,8 @@ impl Format {
     }
 
     /// The names that [`Format::from_str`](std::str::FromStr) takes.
-    pub const NAMES: [&str; 11] = [
-        "file", "tar", "tar.gz", "tar.xz", "tar.zst", "cpio", "cpio.gz", "cpio.xz", "cpio.zst", "zip", "squashfs",
-    ];
+    pub const NAMES: [&str; 11] =
+        ["file", "tar", "tar.gz", "tar.xz", "tar.zst", "cpio", "cpio.gz", "cpio.xz", "cpio.zst", "zip", "squashfs"];
 }
 
 /// A text that names no format.

@@ -287,8 +287,7 @@ mod tests {
     fn strip_and_prefix_move_everything() {
         let rules = SelectRules { strip: 1, prefix: "/opt/cni/bin".into(), ..SelectRules::default() };
         let selected = select(tree(&["v1/bridge", "v1/sub/x", "README"]), &rules).unwrap();
-        let expected =
-            ["opt", "opt/cni", "opt/cni/bin", "opt/cni/bin/bridge", "opt/cni/bin/sub", "opt/cni/bin/sub/x"];
+        let expected = ["opt", "opt/cni", "opt/cni/bin", "opt/cni/bin/bridge", "opt/cni/bin/sub", "opt/cni/bin/sub/x"];
         assert_eq!(paths(&selected), expected);
     }
 
@@ -308,15 +307,8 @@ mod tests {
             ..SelectRules::default()
         };
         let selected = select(tree(&files), &rules).unwrap();
-        let expected = [
-            "usr",
-            "usr/bin",
-            "usr/bin/a",
-            "usr/share",
-            "usr/share/doc",
-            "usr/share/doc/a",
-            "usr/share/doc/a/x",
-        ];
+        let expected =
+            ["usr", "usr/bin", "usr/bin/a", "usr/share", "usr/share/doc", "usr/share/doc/a", "usr/share/doc/a/x"];
         assert_eq!(paths(&selected), expected);
         let rules = SelectRules { exclude: strings(&["usr/share"]), ..SelectRules::default() };
         assert_eq!(paths(&select(tree(&files), &rules).unwrap()), ["usr", "usr/bin", "usr/bin/a", "usr/bin/b"]);

@@ -91,12 +91,7 @@ fn symlink(file: &mut ZipFile<'_, BufReader<File>>) -> Result<String, Fault> {
     Ok(text(&target)?.to_owned())
 }
 
-fn content(
-    file: &mut ZipFile<'_, BufReader<File>>,
-    path: &str,
-    meta: Meta,
-    builder: &mut Builder<'_>,
-) -> Step<()> {
+fn content(file: &mut ZipFile<'_, BufReader<File>>, path: &str, meta: Meta, builder: &mut Builder<'_>) -> Step<()> {
     let declared = file.size();
     let mut declared_only = Declared { inner: file, declared, left: declared };
     builder.file(path, meta, &mut declared_only)

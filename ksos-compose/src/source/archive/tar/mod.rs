@@ -15,9 +15,9 @@ use std::io::Read;
 use self::header::{BLOCK, Header};
 use self::pax::Records;
 use super::builder::Builder;
+use super::clamp_time;
 use super::error::{Failure, Fault, Step, escape, text};
 use super::stream::{self, Exact};
-use super::clamp_time;
 use crate::tree::{Meta, Node};
 
 /// Largest extended header or long name accepted, in bytes. Extended attributes have at most 64 KiB each.

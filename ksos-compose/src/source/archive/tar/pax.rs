@@ -47,12 +47,13 @@ impl Records {
             _ if key.starts_with("GNU.sparse.") => self.sparse = true,
             _ if key.starts_with("SCHILY.acl.") => return Err(Fault::Unsupported("access control lists are")),
             _ if key.starts_with("LIBARCHIVE.xattr.") => self.libarchive += 1,
-            // Times of access and change, user and group names, comments, character sets of names (which must be
-            // UTF-8 whatever they say).
-            _ => match key.strip_prefix("SCHILY.xattr.") {
-                Some(name) => self.xattr(name, value)?,
-                None => {}
-            },
+            _ => {
+                if let Some(name) = key.strip_prefix("SCHILY.xattr.") {
+                    self.xattr(name, value)?;
+                }
+                // Left over: times of access and change, user and group names, comments, character sets of names
+                // (which must be UTF-8 whatever they say).
+            }
         }
         Ok(())
     }

@@ -108,11 +108,20 @@ fn formats_are_told_by_the_ending() {
     assert_eq!(of("a.tar.zst"), Some(Format::Tar(Compression::Zstd)));
     assert_eq!(of("a.cpio.xz"), Some(Format::Cpio(Compression::Xz)));
     assert_eq!(of("a.squashfs"), Some(Format::SquashFs));
-    assert_eq!((of("a.zip"), of("a.zip.gz"), of("tar"), of("a.gz"), of("a.tar/b")), (Some(Format::Zip), None, None, None, None));
+    assert_eq!(
+        (of("a.zip"), of("a.zip.gz"), of("tar"), of("a.gz"), of("a.tar/b")),
+        (Some(Format::Zip), None, None, None, None)
+    );
     for name in Format::NAMES {
         assert!(name.parse::<Format>().is_ok(), "{name}");
     }
-    assert!("rar".parse::<Format>().unwrap_err().to_string().starts_with("\"rar\" is not an archive format; there are file, tar,"));
+    assert!(
+        "rar"
+            .parse::<Format>()
+            .unwrap_err()
+            .to_string()
+            .starts_with("\"rar\" is not an archive format; there are file, tar,")
+    );
 }
 
 #[test]

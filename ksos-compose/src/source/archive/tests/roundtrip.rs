@@ -145,7 +145,13 @@ fn host_tree(root: &Path) -> Tree {
         let mut value = [0; 400];
         let found = rustix::fs::lgetxattr(&host, "user.test", &mut value[..]).ok();
         let xattrs = found.map(|size| ("user.test".to_owned(), value[..size].to_vec())).into_iter().collect();
-        let meta = Meta { mode: metadata.mode() & 0o7777, uid: metadata.uid(), gid: metadata.gid(), mtime: metadata.mtime(), xattrs };
+        let meta = Meta {
+            mode: metadata.mode() & 0o7777,
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+            mtime: metadata.mtime(),
+            xattrs,
+        };
         tree.insert(&path, Entry { meta, node }).unwrap();
     }
     tree
@@ -217,7 +223,9 @@ fn random_trees_survive_cpio() {
         for path in paths(&expected.clone()) {
             expected.get_mut(path).unwrap().meta.xattrs.clear();
         }
-        for (name, format, filter) in [("a.cpio", "newc", "cat"), ("b.cpio.gz", "crc", "gzip"), ("c.cpio.zst", "newc", "zstd")] {
+        for (name, format, filter) in
+            [("a.cpio", "newc", "cat"), ("b.cpio.gz", "crc", "gzip"), ("c.cpio.zst", "newc", "zstd")]
+        {
             let script = format!("cd root; find . -print0 | cpio -0 -o --quiet -H {format} | {filter} >../{name}");
             sh(place.directory.path(), &script);
             same(&unpacked(place, name), &expected, name);
@@ -232,7 +240,9 @@ fn random_trees_survive_squashfs() {
     }
     each_random_tree(12, |place, root| {
         let expected = host_tree(root);
-        for (name, options) in [("a.squashfs", "-comp gzip -b 4096"), ("b.sqfs", "-comp zstd"), ("c.squashfs", "-comp xz -no-fragments")] {
+        for (name, options) in
+            [("a.squashfs", "-comp gzip -b 4096"), ("b.sqfs", "-comp zstd"), ("c.squashfs", "-comp xz -no-fragments")]
+        {
             sh(place.directory.path(), &format!("mksquashfs root {name} -quiet -no-progress -processors 1 {options}"));
             same(&unpacked(place, name), &expected, name);
         }
@@ -246,7 +256,10 @@ fn random_trees_survive_zip() {
     }
     each_random_tree(12, |place, root| {
         sh(root, "find . -name '*\\\\*' -depth -exec rm -r '{}' +");
-        sh(root, "find . '(' -type p -o -type b -o -type c ')' -delete; find . -type f -links +1 -delete; touch always");
+        sh(
+            root,
+            "find . '(' -type p -o -type b -o -type c ')' -delete; find . -type f -links +1 -delete; touch always",
+        );
         // Info-ZIP keeps times from 1980 on.
         sh(root, "find . -exec touch -h -d @1000000000 '{}' +");
         let mut expected = host_tree(root);

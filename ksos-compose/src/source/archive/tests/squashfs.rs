@@ -16,7 +16,14 @@ fn every_compressor_and_block_kind_is_read() {
         return;
     }
     let place = place();
-    for options in ["-comp gzip", "-comp xz", "-comp zstd -b 4096", "-noI -noD -noF", "-no-fragments", "-always-use-fragments -b 8192"] {
+    for options in [
+        "-comp gzip",
+        "-comp xz",
+        "-comp zstd -b 4096",
+        "-noI -noD -noF",
+        "-no-fragments",
+        "-always-use-fragments -b 8192",
+    ] {
         let bytes = image(&place, SETUP, options);
         let tree = place.unpack(&bytes, Format::SquashFs, &STRICT).unwrap().tree;
         assert_eq!(paths(&tree), ["a", "a/b", "a/b/l", "a/b/link", "a/f", "a/small", "a/sparse"], "{options}");
@@ -39,7 +46,8 @@ fn large_directories_are_read() {
     let tree = place.unpack(&bytes, Format::SquashFs, &STRICT).unwrap().tree;
     assert_eq!(tree.len(), 901);
     let few = Limits { entries: 500, ..SMALL };
-    let error = unpack(&place.cache, &place.directory.path().join("image"), Format::SquashFs, &STRICT, &few).unwrap_err();
+    let error =
+        unpack(&place.cache, &place.directory.path().join("image"), Format::SquashFs, &STRICT, &few).unwrap_err();
     assert!(matches!(error.fault, Fault::EntriesLimit { limit: 500 }), "{error}");
 }
 

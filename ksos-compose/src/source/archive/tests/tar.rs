@@ -116,7 +116,10 @@ fn the_last_of_two_files_wins_and_links_keep_the_first() {
     let members = [file("a", "old"), member("b", b'1', b"", "a"), member("c", b'1', b"", "./b"), file("a", "new")];
     let place = place();
     let tree = place.unpack(&archive(&members), TAR, &STRICT).unwrap().tree;
-    assert_eq!((text_of(&tree, "a"), text_of(&tree, "b"), text_of(&tree, "c")), ("new".into(), "old".into(), "old".into()));
+    assert_eq!(
+        (text_of(&tree, "a"), text_of(&tree, "b"), text_of(&tree, "c")),
+        ("new".into(), "old".into(), "old".into())
+    );
     assert_eq!(tree.get("c").unwrap().node, Node::HardLink("b".into()));
 }
 
@@ -192,7 +195,10 @@ fn truncated_compressed_data_is_seen() {
         let last = damaged.len() - 6;
         damaged[last] ^= 1;
         assert!(place.unpack(&damaged, format, &OPEN).is_err(), "{compression:?}");
-        assert_eq!(error(&[bytes.clone(), b"junk".to_vec()].concat(), format, &OPEN), "data behind the end of the archive");
+        assert_eq!(
+            error(&[bytes.clone(), b"junk".to_vec()].concat(), format, &OPEN),
+            "data behind the end of the archive"
+        );
         // Several streams one after another are one, as gzip, xz and zstd say; zero padding behind is customary.
         let twice = place.unpack(&[bytes.clone(), vec![0; 512]].concat(), format, &OPEN);
         assert!(twice.is_ok(), "{compression:?}");
@@ -274,7 +280,12 @@ fn a_pax_size_counts_over_the_header() {
     let Node::File(content) = &tree.get("inner.tar").unwrap().node else { panic!() };
     assert_eq!(content.read(1 << 20).unwrap(), inner);
     // The size belongs to the entry, not to the extended header between them.
-    let members = [pax(&[("size", b"5")]), member("././@LongLink", b'L', b"long\0", ""), header(b"x", b'0', 0, b""), padded(b"hello")];
+    let members = [
+        pax(&[("size", b"5")]),
+        member("././@LongLink", b'L', b"long\0", ""),
+        header(b"x", b'0', 0, b""),
+        padded(b"hello"),
+    ];
     let tree = place.unpack(&archive(&members), TAR, &OPEN).unwrap().tree;
     assert_eq!(text_of(&tree, "long"), "hello");
 }
@@ -283,7 +294,10 @@ fn a_pax_size_counts_over_the_header() {
 fn ambiguous_archives_are_refused() {
     let with_content = |kind: u8| [header(b"d", kind, 512, b"x"), vec![1; 512]].concat();
     for kind in [b'1', b'2', b'5', b'6'] {
-        assert_eq!(refused(&[with_content(kind)]), "entry \"d\": damaged: an entry that can have no content declares some");
+        assert_eq!(
+            refused(&[with_content(kind)]),
+            "entry \"d\": damaged: an entry that can have no content declares some"
+        );
     }
     let twice = [pax(&[("path", b"a")]), pax(&[("path", b"b")]), file("x", "x")];
     assert_eq!(refused(&twice), "damaged: two extended headers of one kind for one entry");
@@ -302,15 +316,26 @@ fn damaged_headers_are_refused() {
         [file("first", "x"), sealed(block), vec![0; 1024]].concat()
     };
     assert_eq!(error(&patched(124..136, b"-0000000001\0"), TAR, &OPEN), "damaged: size in a tar header");
-    assert_eq!(error(&patched(124..136, b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), TAR, &OPEN), "damaged: size in a tar header");
-    assert_eq!(error(&patched(124..136, b"\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), TAR, &OPEN), "damaged: size in a tar header");
-    assert_eq!(error(&patched(108..116, b"\x80\0\0\x01\0\0\0\0"), TAR, &OPEN), "entry \"x\": damaged: user ID over 4294967294");
+    assert_eq!(
+        error(&patched(124..136, b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), TAR, &OPEN),
+        "damaged: size in a tar header"
+    );
+    assert_eq!(
+        error(&patched(124..136, b"\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"), TAR, &OPEN),
+        "damaged: size in a tar header"
+    );
+    assert_eq!(
+        error(&patched(108..116, b"\x80\0\0\x01\0\0\0\0"), TAR, &OPEN),
+        "entry \"x\": damaged: user ID over 4294967294"
+    );
     assert_eq!(error(&patched(156..157, b"S"), TAR, &OPEN), "entry \"x\": sparse files are not supported");
     assert_eq!(error(&patched(156..157, b"Q"), TAR, &OPEN), "entry \"x\": this kind of tar entry is not supported");
     let mut wrong = patched(0..1, b"x");
     wrong[1024] ^= 1;
     assert_eq!(error(&wrong, TAR, &OPEN), "checksum of a tar header does not match");
-    for body in [b"5 a=b\n".as_slice(), b"99 path=x\n", b"x path=x\n", b"7 path\n", b"0 \n", b"18446744073709551615 a=b\n"] {
+    for body in
+        [b"5 a=b\n".as_slice(), b"99 path=x\n", b"x path=x\n", b"7 path\n", b"0 \n", b"18446744073709551615 a=b\n"]
+    {
         let message = error(&archive(&[member("x", b'x', body, ""), file("x", "x")]), TAR, &OPEN);
         assert_eq!(message, "damaged: a PAX record", "{}", String::from_utf8_lossy(body));
     }
