@@ -311,10 +311,8 @@ mod tests {
     }
 
     fn action(cache: &Cache, key: &str, outputs: &[Digest]) -> PathBuf {
-        let outputs: std::collections::BTreeMap<_, _> = outputs
-            .iter()
-            .map(|digest| (digest.hex(), serde_json::json!({ "digest": digest, "size": 1 })))
-            .collect();
+        let outputs: std::collections::BTreeMap<_, _> =
+            outputs.iter().map(|digest| (digest.hex(), serde_json::json!({ "digest": digest, "size": 1 }))).collect();
         let path = cache.bucket("actions").join(&key[..2]).join(format!("{key}.json"));
         let record = serde_json::json!({ "kind": "pack", "outputs": outputs });
         files::write_atomic(&path, record.to_string().as_bytes()).unwrap();

@@ -281,7 +281,9 @@ mod tests {
         assert_eq!(stats.digest(&path).unwrap().0, Digest::of(b"one"));
         assert!(stats.lock().entries.is_empty());
         let metadata = std::fs::metadata(&path).unwrap();
-        for (now, trusted) in [(metadata.ctime() + 2, false), (metadata.ctime() - 100, false), (metadata.ctime() + 3, true)] {
+        for (now, trusted) in
+            [(metadata.ctime() + 2, false), (metadata.ctime() - 100, false), (metadata.ctime() + 3, true)]
+        {
             stats.remember(&metadata, Digest::of(b"one"), now);
             assert_eq!(stats.lock().entries.len(), usize::from(trusted), "{now}");
         }
@@ -320,7 +322,8 @@ mod tests {
     #[test]
     fn the_least_recently_used_go_first() {
         let entry = |used| Entry { size: 0, modified: (0, 0), changed: (0, 0), used, digest: Digest::of(b"") };
-        let mut entries: BTreeMap<Key, Entry> = (0..10).map(|number| ((0, number), entry(10 - number as u32))).collect();
+        let mut entries: BTreeMap<Key, Entry> =
+            (0..10).map(|number| ((0, number), entry(10 - number as u32))).collect();
         trim(&mut entries, 4);
         assert_eq!(entries.keys().map(|key| key.1).collect::<Vec<_>>(), [0, 1, 2, 3]);
     }

@@ -172,7 +172,9 @@ impl Lock {
         };
         let syntax =
             |error: toml::de::Error| damaged(error.span().map_or(0, |span| span.start), error.message().to_owned());
-        let version: VersionOnly = toml::from_str(text).map_err(syntax)?;
+        // Keys of the top level come before the first table; the whole is parsed once more only when that fails.
+        let head = text.find("\n[").map_or(text, |end| &text[..=end]);
+        let version: VersionOnly = toml::from_str(head).or_else(|_| toml::from_str(text)).map_err(syntax)?;
         match version.version {
             Some(found) if found > VERSION => return Err(LockError::Version { path: path.to_owned(), found }),
             Some(VERSION) => {}

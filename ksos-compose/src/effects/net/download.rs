@@ -61,7 +61,12 @@ impl Fetch for Downloader {
         }
         let mut transfer = Transfer::start(self, request, cancel)?;
         let name = request.digest.map_or_else(|| url_key(request), |digest| digest.hex());
-        let mut partial = Partial::open(&self.cache.bucket("partial"), &name, || transfer.check_cancelled())?;
+        let mut partial = Partial::open(&self.cache.bucket("partial"), &name, |first| {
+            if first {
+                transfer.task.note("waiting for another process that fetches it");
+            }
+            transfer.check_cancelled()
+        })?;
         if let Some(blob) = cached() {
             partial.discard();
             return Ok(blob);

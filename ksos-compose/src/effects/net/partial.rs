@@ -47,19 +47,20 @@ pub(super) struct Partial {
 }
 
 impl Partial {
-    /// Opens and locks the partial called `name`, waiting for whoever has it; `waiting` is called now and then and
-    /// may give up. Reads what is there into the digest.
+    /// Opens and locks the partial called `name`, waiting for whoever has it; `waiting` is called now and then, with
+    /// true at first, and may give up. Reads what is there into the digest.
     pub(super) fn open(
         directory: &Path,
         name: &str,
-        mut waiting: impl FnMut() -> Result<(), FetchError>,
+        mut waiting: impl FnMut(bool) -> Result<(), FetchError>,
     ) -> Result<Self, FetchError> {
         let path = directory.join(name);
+        let mut first = true;
         let file = loop {
             match lock(&path).map_err(|source| FetchError::Partial { path: path.clone(), source })? {
                 Some(file) => break file,
                 None => {
-                    waiting()?;
+                    waiting(std::mem::take(&mut first))?;
                     std::thread::sleep(POLL);
                 }
             }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::server::{Server, reply};
@@ -111,16 +112,16 @@ fn a_stalled_body_is_given_up_and_taken_up_again() {
         move |request, stream| match request.number {
             0 => {
                 reply(stream, 200, &["Content-Length: 100000"], &data[..40_000]);
-                std::thread::sleep(Duration::from_secs(2));
+                std::thread::sleep(Duration::from_secs(20));
             }
             _ => super::server::serve_ranges(request, stream, &data),
         }
     });
-    let fixture = Fixture::new(quick());
+    let fixture = Fixture::new(NetOptions { stall_timeout: Duration::from_millis(300), ..quick() });
     let started = Instant::now();
     let blob = fixture.downloader.blob(&request(&[server.url("/x")], &data)).unwrap();
     assert_eq!(content(&blob.path), data);
-    assert!(started.elapsed() < Duration::from_millis(1500), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
     assert_eq!(server.seen()[1].range(), Some(40_000));
 }
 
@@ -132,12 +133,12 @@ fn a_slow_body_that_keeps_coming_is_no_stall() {
         move |_, stream| {
             reply(stream, 200, &["Content-Length: 800"], b"");
             for piece in data.chunks(100) {
-                std::thread::sleep(Duration::from_millis(60));
+                std::thread::sleep(Duration::from_millis(200));
                 stream.write_all(piece).unwrap();
             }
         }
     });
-    let fixture = Fixture::new(quick());
+    let fixture = Fixture::new(NetOptions { stall_timeout: Duration::from_secs(1), ..quick() });
     fixture.downloader.blob(&request(&[server.url("/x")], &data)).unwrap();
     assert_eq!(server.seen().len(), 1);
 }
@@ -186,10 +187,8 @@ fn retry_after_is_honoured_within_its_bound() {
 fn a_dead_mirror_is_tried_last_afterwards() {
     let data = body(500);
     let server = good(&data);
-    let dead = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}/x", listener.local_addr().unwrap())
-    };
+    // Nobody listens on tcpmux.
+    let dead = "http://127.0.0.1:1/x".to_owned();
     let fixture = Fixture::new(quick());
     let urls = [dead, server.url("/x")];
     fixture.downloader.blob(&request(&urls, &data)).unwrap();
@@ -315,10 +314,13 @@ fn documents_come_whole_and_anew() {
 #[test]
 fn a_batch_runs_side_by_side_and_stops_after_a_failure() {
     let bodies: Vec<_> = (1..=20).map(body).collect();
+    let (running, peak) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let server = Server::start({
-        let bodies = bodies.clone();
+        let (bodies, peak) = (bodies.clone(), peak.clone());
         move |request, stream| {
+            peak.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(50));
+            running.fetch_sub(1, Ordering::SeqCst);
             let number: usize = request.target()[1..].parse().unwrap();
             reply(stream, 200, &[], &bodies[number]);
         }
@@ -326,10 +328,9 @@ fn a_batch_runs_side_by_side_and_stops_after_a_failure() {
     let fixture = Fixture::new(quick());
     let urls: Vec<_> = (0..20).map(|number| [server.url(&format!("/{number}"))]).collect();
     let requests: Vec<_> = urls.iter().zip(&bodies).map(|(urls, body)| request(urls, body)).collect();
-    let started = Instant::now();
     let jobs = NonZero::new(10).unwrap();
     let blobs = fetch_all(&fixture.downloader, &requests, jobs).unwrap();
-    assert!(started.elapsed() < Duration::from_millis(800), "{:?}", started.elapsed());
+    assert!((2..=10).contains(&peak.load(Ordering::SeqCst)));
     assert!(blobs.iter().zip(&bodies).all(|(blob, body)| blob.digest == Digest::of(body)));
 
     let mut broken: Vec<_> =

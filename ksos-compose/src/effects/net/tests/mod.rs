@@ -26,7 +26,7 @@ pub(crate) struct Fixture {
 pub(crate) fn quick() -> NetOptions {
     NetOptions {
         backoff: Duration::from_millis(2),
-        stall_timeout: Duration::from_millis(300),
+        stall_timeout: Duration::from_secs(5),
         connect_timeout: Duration::from_secs(2),
         ..NetOptions::default()
     }
