@@ -52,14 +52,14 @@ pub fn cache_key(compression: Compression, block_size: u32, kind: &str) -> Hashe
     hasher
 }
 
-/// Compresses blocks; its working memory is used again from block to block.
+/// Compresses blocks.
 pub enum Compressor {
-    /// Zstandard.
+    /// Zstandard; the working memory is used again from block to block.
     Zstd(Box<zstd::bulk::Compressor<'static>>),
     /// XZ with a dictionary of this many bytes.
     Xz(u32),
-    /// Deflate in zlib framing.
-    Gzip(Box<Compress>),
+    /// Deflate in zlib framing at this level.
+    Gzip(u8),
     /// None.
     None,
 }
@@ -74,9 +74,7 @@ impl Compressor {
             Compression::Zstd(level) => Compressor::Zstd(Box::new(zstd::bulk::Compressor::new(i32::from(level))?)),
             // The kernel takes no dictionary larger than a block and no smaller than a metadata block.
             Compression::Xz => Compressor::Xz(block_size.max(8192)),
-            Compression::Gzip(level) => {
-                Compressor::Gzip(Box::new(Compress::new(flate2::Compression::new(u32::from(level)), true)))
-            }
+            Compression::Gzip(level) => Compressor::Gzip(level),
             Compression::None => Compressor::None,
         })
     }
@@ -89,7 +87,7 @@ impl Compressor {
         let output = match self {
             Compressor::Zstd(compressor) => Some(compressor.compress(input)?),
             Compressor::Xz(dictionary) => compress_xz(input, *dictionary)?,
-            Compressor::Gzip(encoder) => compress_zlib(encoder, input)?,
+            Compressor::Gzip(level) => compress_zlib(input, *level)?,
             Compressor::None => None,
         };
         Ok(output.filter(|output| output.len() < input.len()))
@@ -109,8 +107,9 @@ fn compress_xz(input: &[u8], dictionary: u32) -> io::Result<Option<Vec<u8>>> {
     Ok((status == liblzma::stream::Status::StreamEnd).then_some(output))
 }
 
-fn compress_zlib(encoder: &mut Compress, input: &[u8]) -> io::Result<Option<Vec<u8>>> {
-    encoder.reset();
+fn compress_zlib(input: &[u8], level: u8) -> io::Result<Option<Vec<u8>>> {
+    // A new encoder every time: zlib-rs 0.6 gives other bytes at level 1 after a reset, depending on what went before.
+    let mut encoder = Compress::new(flate2::Compression::new(u32::from(level)), true);
     let mut output = Vec::with_capacity(input.len());
     let status = encoder.compress_vec(input, &mut output, FlushCompress::Finish)?;
     Ok((status == Status::StreamEnd).then_some(output))
