@@ -23,7 +23,8 @@ pub(super) const LOG_GROUPS_PER_FLEX: u8 = 4;
 /// Inodes in a block of an inode table.
 pub(super) const INODES_PER_BLOCK: u64 = (BLOCK / INODE_SIZE) as u64;
 const BYTES_PER_INODE: u64 = 16384;
-const MAXIMUM_BLOCKS: u64 = 1 << 32;
+/// Blocks of the largest file system.
+pub(super) const MAXIMUM_BLOCKS: u64 = 1 << 32;
 /// What the last group must hold beyond its own structures to be worth having; the value that mke2fs uses.
 const LAST_GROUP_MINIMUM: u64 = 50;
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::attribute::Attributes;
 use super::directory::{Child, Directory, LOST_FOUND_BLOCKS};
 use super::extent::Allocator;
-use super::geometry::{BLOCK, Geometry};
+use super::geometry::{BLOCK, Geometry, MAXIMUM_BLOCKS};
 use super::hash::NameHash;
 use super::inode::{self, Kind};
 use super::{Error, Options};
@@ -129,8 +129,12 @@ impl<'t> Plan<'t> {
 
     /// Takes from `allocator` what the directories, long links and attribute blocks of the plan need, and what the
     /// files need if none has a hole.
+    /// Ends early when no file system could hold more: sizes are only what the tree declares.
     pub(super) fn take_all(&self, allocator: &mut Allocator<'_>) {
         for item in &self.items {
+            if allocator.end() > MAXIMUM_BLOCKS {
+                return;
+            }
             take(allocator, u64::from(item.attribute_block));
             take(allocator, item.known_blocks());
             if let Node::File(content) = item.node {

@@ -141,6 +141,17 @@ fn the_minimum_size_fits_and_less_does_not() {
 }
 
 #[test]
+fn absurd_declared_sizes_are_refused_without_being_read() {
+    let mut tree = tree();
+    for number in 0..5000 {
+        let content = Content { size: (1 << 44) - 8192, ..Content::inline(*b"") };
+        tree.insert(&format!("{number}"), entry(Node::File(content))).unwrap();
+    }
+    let error = minimum_size(&tree, &options(0)).unwrap_err();
+    assert!(matches!(error, Error::SizeTooLarge { .. }), "{error}");
+}
+
+#[test]
 fn the_minimum_size_has_groups_for_all_inodes() {
     let mut tree = tree();
     for number in 0..70_000 {

@@ -4,6 +4,7 @@
 mod benchmark;
 mod contents;
 mod directories;
+mod grub;
 mod kernel;
 mod limits;
 mod metadata;
