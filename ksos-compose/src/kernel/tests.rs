@@ -251,12 +251,7 @@ fn modprobe_sees_what_depmod_would_have_told_it() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::open(directory.path()).unwrap();
     let installed = install(&package, &files, &index, &selection, &cache, 0).unwrap();
-    let aliases = [
-        "fs-overlay",
-        "nft-expr-match",
-        "pci:v00008086d0000F1A5sv00008086sd0000390Abc01sc08i02",
-        "virtio:d00000002v00001AF4",
-    ];
+    let aliases = ["fs-overlay", "nft-expr-match", "virtio:d00000002v00001AF4"];
     let aliases = aliases.iter().map(|alias| (*alias).to_owned()).collect();
     compare_with_depmod(&installed.tree, &files.release, &selection.modules, &aliases);
 }

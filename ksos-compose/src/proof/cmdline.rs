@@ -1,0 +1,80 @@
+//! Rules about the kernel command line.
+
+use std::collections::BTreeMap;
+
+use ksos_formats::Arch;
+use ksos_formats::layout::PARAM_ROOT;
+
+use super::{Finding, Place, Rule, failure};
+use crate::boot::{BootConfigError, check_parameter};
+
+/// Parameters that may be given several times: each counts (Linux `Documentation/admin-guide/kernel-parameters.txt`).
+const REPEATABLE: [&str; 12] = [
+    "console",
+    "earlycon",
+    "earlyprintk",
+    "initcall_blacklist",
+    "module_blacklist",
+    "modprobe.blacklist",
+    "hugepages",
+    "hugepagesz",
+    "memmap",
+    "dyndbg",
+    "pci",
+    "systemd.setenv",
+];
+
+/// Parameters that would take the boot away from the initramfs.
+const FORBIDDEN: [(&str, &str); 7] = [
+    ("root", "the initramfs finds the root itself"),
+    ("rootfstype", "the initramfs finds the root itself"),
+    ("rootflags", "the initramfs finds the root itself"),
+    ("init", "the initramfs starts the root's init itself"),
+    ("rdinit", "the initramfs has its own init"),
+    ("initrd", "the boot loader gives the initramfs"),
+    ("noinitrd", "the initramfs is what mounts the root"),
+];
+
+/// Checks the parameters.
+pub fn cmdline(arch: Arch, parameters: &[String]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut report = |parameter: &str, message: String, fix: &str| {
+        findings.push(failure(Rule::CommandLine, Place::Plan, &format!("kernel.cmdline {parameter:?}"), message, fix));
+    };
+    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut consoles = Vec::new();
+    for parameter in parameters {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        match check_parameter(parameter) {
+            Ok(()) => {}
+            Err(BootConfigError::Reserved(_)) => report(parameter, "is set by the boot loader".to_owned(), "remove it"),
+            Err(error) => report(parameter, error.to_string(), "write one plain parameter per string"),
+        }
+        if let Some((_, reason)) = FORBIDDEN.iter().find(|(forbidden, _)| *forbidden == name) {
+            report(parameter, format!("must not be given: {reason}"), "remove it");
+        }
+        if name == PARAM_ROOT && !["slot", "ram"].contains(&value) {
+            report(parameter, "is neither slot nor ram".to_owned(), "use ksos.root=slot or ksos.root=ram");
+        }
+        if name == "console" {
+            consoles.push(value);
+        }
+        match seen.insert(name, parameter) {
+            Some(first) if first == parameter => report(parameter, "is given twice".to_owned(), "remove one"),
+            Some(first) if !REPEATABLE.contains(&name) => {
+                report(parameter, format!("contradicts {first:?}: the kernel takes the last one"), "remove one");
+            }
+            _ => {}
+        }
+    }
+    if consoles.is_empty() {
+        let fix = match arch {
+            Arch::X86_64 => "add \"console=ttyS0,115200\" or \"console=tty0\"",
+            Arch::Arm64 => "add \"console=ttyAMA0\" or \"console=tty0\"",
+        };
+        report("console=", "no console is given: nobody would see why a boot fails".to_owned(), fix);
+    } else if arch == Arch::X86_64 && consoles.iter().all(|console| console.starts_with("ttyAMA")) {
+        report("console=", format!("{arch} machines have no ttyAMA port"), "add \"console=ttyS0,115200\"");
+    }
+    findings
+}
