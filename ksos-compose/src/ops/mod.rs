@@ -2,8 +2,11 @@
 //! the command line renders.
 
 pub mod build;
+pub mod cache;
+pub mod check;
 pub mod error;
 pub mod session;
+pub mod update;
 
 pub use error::{OpError, Problem};
 pub use session::{Environment, LockMode, Reporter, Session, Target};

@@ -57,6 +57,8 @@ pub enum Task {
         parts: Vec<Part>,
         /// The kernel's component.
         kernel: Part,
+        /// The component with the runtime, which is proved in the initramfs, too.
+        runtime: Part,
     },
     /// Writes the initramfs without its boot configuration: output `initramfs`.
     InitramfsBase {
@@ -151,7 +153,7 @@ impl Builder<'_> {
         self.modules("initramfs-modules", initramfs_patterns, &kernel, &kernel_inputs, &kernel_step);
         self.container_images(&parts);
         let runtime = self.runtime_part(&parts);
-        self.root(image, &parts, &kernel, &kernel_inputs);
+        self.root(image, &parts, (&kernel, &kernel_inputs), &runtime);
         self.initramfs(image, runtime);
         parts
     }
@@ -328,12 +330,13 @@ impl Builder<'_> {
         &mut self,
         image: &ImageId,
         parts: &BTreeMap<String, (Part, StepInputs)>,
-        kernel: &Part,
-        kernel_inputs: &StepInputs,
+        (kernel, kernel_inputs): (&Part, &StepInputs),
+        (runtime, runtime_inputs): &(Part, StepInputs),
     ) {
         let manifest = self.inputs.manifest;
         let mut merged = Vec::new();
         let mut inputs = kernel_inputs.clone();
+        inputs.extend(runtime_inputs.clone());
         for (name, component) in &manifest.components {
             if component.into != Destination::Root {
                 continue;
@@ -344,6 +347,7 @@ impl Builder<'_> {
         }
         let output = |step: &str, output: &str| Input::Output { step: step.to_owned(), output: output.to_owned() };
         inputs.insert("kernel modules".to_owned(), output("modules", "index"));
+        inputs.insert("initramfs modules".to_owned(), output("initramfs-modules", "index"));
         inputs.insert("module index".to_owned(), output("kernel", "modules"));
         for (name, image) in &manifest.container_images {
             let input = match (&image.content, self.inputs.archives.get(name)) {
@@ -355,13 +359,14 @@ impl Builder<'_> {
         for (name, overlay) in self.inputs.overlays {
             inputs.insert(format!("overlay {name}"), Input::Digest(overlay.digest));
         }
-        let task = Task::Root { parts: merged.clone(), kernel: kernel.clone() };
+        let task = Task::Root { parts: merged.clone(), kernel: kernel.clone(), runtime: runtime.clone() };
         let step = self.push("root", "root", 1, Pool::Processor, task).inputs(&inputs);
         let step = step
             .parameter("composer", &self.inputs.composer)
             .parameter("image", image)
             .parameter("hostname", &manifest.image.hostname)
             .parameter("parts", &merged)
+            .parameter("runtime", runtime)
             .parameter("kernel", kernel)
             .parameter("kernel-settings", &manifest.kernel)
             .parameter("required-options", &digest_of(&self.inputs.required_options))

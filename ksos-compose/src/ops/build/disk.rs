@@ -8,6 +8,7 @@ use ksos_formats::boot::{self, RootImage, SlotMetadata};
 use ksos_formats::layout;
 use serde::{Deserialize, Serialize};
 
+use super::proof;
 use super::resolve::Project;
 use crate::artifact::disk::{self, DiskSpec, Extent, PartitionContent};
 use crate::artifact::window::Window;
@@ -20,6 +21,7 @@ use crate::kernel::ModuleIndex;
 use crate::manifest::PartitionRole;
 use crate::ops::{OpError, Session};
 use crate::plan::{PartitionPlan, Plan};
+use crate::proof::{Budgets, budget};
 use crate::tree::{Content, Entry, Meta, Node, Tree};
 
 /// How full a partition is.
@@ -44,6 +46,7 @@ pub struct Written {
 struct Files {
     kernel: Content,
     initramfs: Blob,
+    initramfs_unpacked: u64,
     root: Blob,
     root_image: RootImage,
     shim: Content,
@@ -80,7 +83,7 @@ pub fn write(
     let slot_tree = slot_tree(plan, &files);
     let esp_tree = esp_tree(project, plan, &files)?;
     let slot_options = ext4_options(plan, slot);
-    let usage = budgets(project, &slot_tree, &esp_tree, &esp_spec, slot, &slot_options)?;
+    let usage = budgets(project, plan, &files, &slot_tree, &esp_tree, &esp_spec, slot, &slot_options)?;
     let extent = |number: u32| layout.partitions[number as usize - 1];
     let Extent { offset, size } = extent(esp_number);
     fat::write(&esp_tree, &esp_spec, &mut Window::new(file.file(), offset, size))?;
@@ -136,6 +139,7 @@ fn files(session: &Session, project: &Project, plan: &Plan, outputs: &BTreeMap<S
     Ok(Files {
         kernel: file_of(&project.manifest().kernel.component, &format!("boot/vmlinuz-{}", index.release))?,
         initramfs: outputs["initramfs"]["initramfs"].clone(),
+        initramfs_unpacked: executor.json(&outputs["initramfs-base"]["unpacked"])?,
         root: outputs["root"]["image"].clone(),
         root_image: executor.json(&outputs["root"]["root"])?,
         shim: file_of(&boot.shim.component, boot.shim.path.relative())?,
@@ -201,6 +205,8 @@ fn esp_tree(project: &Project, plan: &Plan, files: &Files) -> Result<Tree, OpErr
 /// Checks that slot and ESP hold their content with the headroom that the manifest states.
 fn budgets(
     project: &Project,
+    plan: &Plan,
+    files: &Files,
     slot_tree: &Tree,
     esp_tree: &Tree,
     esp: &fat::FatSpec,
@@ -209,19 +215,23 @@ fn budgets(
 ) -> Result<Vec<Usage>, OpError> {
     let slot_used = ext4::minimum_size(slot_tree, options)?;
     let esp_used = esp.size - fat::check(esp_tree, esp)?.free;
-    let headroom = u64::from(project.manifest().budgets.headroom);
-    let mut findings = Vec::new();
-    for (label, size, used) in [(&slot.label, slot.size, slot_used), (&esp.label, esp.size, esp_used)] {
-        let allowed = size - size / 100 * headroom;
-        if used > allowed {
-            findings.push(format!(
-                "partition {label}: its content needs {used} bytes of {size}; with {headroom} % headroom {allowed} may be used"
-            ));
-        }
-    }
-    if !findings.is_empty() {
-        return Err(OpError::Budget { findings });
-    }
+    let settings = &project.manifest().budgets;
+    let data = partition(plan, PartitionRole::Data).1;
+    let budgets = Budgets {
+        slot_size: slot.size,
+        slot_used,
+        esp_size: esp.size,
+        esp_used,
+        data_size: data.size,
+        headroom: settings.headroom,
+        memory: settings.memory.map_or(u64::MAX, |memory| memory.bytes()),
+        root_mode: project.manifest().root.mode,
+        root_image: files.root.size,
+        initramfs: files.initramfs.size,
+        initramfs_unpacked: files.initramfs_unpacked,
+        services: 0,
+    };
+    proof::refuse(budget::budgets(&budgets))?;
     let usage = |what: &str, used, size| Usage { what: what.to_owned(), used, size };
     Ok(vec![usage("slot", slot_used, slot.size), usage("esp", esp_used, esp.size)])
 }

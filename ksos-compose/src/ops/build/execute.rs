@@ -74,13 +74,15 @@ impl Execute for Executor<'_> {
             Task::ContainerImage { reference, image, part, .. } => {
                 self.container_image(step, reference, image, part, inputs)
             }
-            Task::Root { parts, kernel } => self.root(step, parts, kernel, inputs),
+            Task::Root { parts, kernel, runtime } => self.root(step, parts, kernel, runtime, inputs),
             Task::InitramfsBase { runtime } => {
                 let runtime = self.part(step, runtime, inputs)?;
                 let modules = self.index(&self.blob(step, "kernel modules", inputs))?;
                 let tree = initramfs::base(&runtime, modules, self.plan.image.epoch)?;
-                let blob = initramfs::write(self.cache, &tree, self.plan.image.epoch, self.session.jobs)?;
-                Ok([("initramfs".to_owned(), blob)].into())
+                let (blob, unpacked) =
+                    initramfs::write(self.cache, &tree, self.plan.image.epoch, self.session.jobs)?;
+                let unpacked = graph::json_blob(self.cache, &unpacked)?;
+                Ok([("initramfs".to_owned(), blob), ("unpacked".to_owned(), unpacked)].into())
             }
             Task::Initramfs => self.initramfs(step, inputs),
         }
@@ -248,7 +250,14 @@ impl<'a> Executor<'a> {
         Ok([("archive".to_owned(), writer.commit()?)].into())
     }
 
-    fn root(&self, step: &Step, parts: &[Part], kernel: &Part, inputs: &StepOutputs) -> Result<Outputs, OpError> {
+    fn root(
+        &self,
+        step: &Step,
+        parts: &[Part],
+        kernel: &Part,
+        runtime: &Part,
+        inputs: &StepOutputs,
+    ) -> Result<Outputs, OpError> {
         let mut components = Vec::new();
         for part in parts {
             components.push((part.name.clone(), self.part(step, part, inputs)?));
@@ -273,8 +282,23 @@ impl<'a> Executor<'a> {
             overlays: overlays.collect(),
         };
         let root = root::assemble(pieces)?;
-        let kernel = self.part(step, kernel, inputs)?;
-        proof::check_root(self.manifest, self.plan, &root.tree, &kernel, &self.project.required_options, self.cache)?;
+        let initramfs = initramfs::base(
+            &self.part(step, runtime, inputs)?,
+            self.index(&self.blob(step, "initramfs modules", inputs))?,
+            self.plan.image.epoch,
+        )?;
+        proof::check(
+            &proof::Subject {
+                manifest: self.manifest,
+                plan: self.plan,
+                root: &root.tree,
+                initramfs: &initramfs,
+                kernel: &self.part(step, kernel, inputs)?,
+                required_options: &self.project.required_options,
+                denied_modules: proof::denied_modules(),
+            },
+            self.cache,
+        )?;
         self.write_root(&root.tree)
     }
 

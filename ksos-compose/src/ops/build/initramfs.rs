@@ -41,14 +41,14 @@ pub fn base(runtime: &Tree, modules: Tree, epoch: u64) -> Result<Tree, OpError> 
     Ok(tree)
 }
 
-/// Writes `tree` as a compressed initramfs into the cache.
+/// Writes `tree` as a compressed initramfs into the cache; returns the blob and its unpacked size in bytes.
 ///
 /// # Errors
 /// When a file cannot be read or the blob not be written.
-pub fn write(cache: &Cache, tree: &Tree, epoch: u64, jobs: usize) -> Result<Blob, OpError> {
+pub fn write(cache: &Cache, tree: &Tree, epoch: u64, jobs: usize) -> Result<(Blob, u64), OpError> {
     let mut writer = cache.writer()?;
-    cpio::write_compressed(tree, &mut writer, epoch as u32, COMPRESSION, jobs)?;
-    Ok(writer.commit()?)
+    let summary = cpio::write_compressed(tree, &mut writer, epoch as u32, COMPRESSION, jobs)?;
+    Ok((writer.commit()?, summary.archive_bytes))
 }
 
 /// Returns the last segment of the initramfs: a compressed cpio archive with the boot configuration.

@@ -27,7 +27,7 @@ use crate::effects::fs;
 use crate::graph::{self, Execution, GraphError, History, Reason};
 use crate::plan::{self, Plan};
 use execute::Executor;
-use resolve::Project;
+pub use resolve::Project;
 use stamp::{Stamp, Watch};
 
 /// How to build.

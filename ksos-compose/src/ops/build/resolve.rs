@@ -47,13 +47,26 @@ impl Project {
     /// # Errors
     /// Manifest errors; a source that cannot be resolved; a lock that would change under `--locked`.
     pub fn open(session: &Session, target: &Target, mode: LockMode, watch: &mut Watch) -> Result<Self, OpError> {
-        let loaded = manifest::load(&target.manifest, target.arch, &manifest::DiskFiles)?;
-        loaded.files.iter().for_each(|file| watch.path(file));
-        loaded.warnings.iter().for_each(|warning| session.reporter.note(&warning.to_string()));
-        let fetch = downloader(session, mode);
-        let epoch = epoch(session)?;
+        let mut project = Project::load(session, target, mode)?;
+        project.loaded.files.iter().for_each(|file| watch.path(file));
+        project.loaded.warnings.iter().for_each(|warning| session.reporter.note(&warning.to_string()));
         let stats = StatCache::open(&session.cache);
-        let mut project = Project {
+        project.read_local(&stats, watch)?;
+        project.resolve(session, mode, &stats, watch)?;
+        // The next build hashes again what cannot be kept.
+        let _ = stats.save();
+        Ok(project)
+    }
+
+    /// Reads the target's manifest and nothing else: no component is resolved.
+    ///
+    /// # Errors
+    /// Manifest errors; an unreadable keyring.
+    pub fn load(session: &Session, target: &Target, mode: LockMode) -> Result<Self, OpError> {
+        let loaded = manifest::load(&target.manifest, target.arch, &manifest::DiskFiles)?;
+        let repositories = repositories(session, &loaded.manifest)?;
+        let epoch = epoch(session)?;
+        Ok(Project {
             loaded,
             target: target.clone(),
             epoch,
@@ -61,14 +74,9 @@ impl Project {
             overlays: BTreeMap::new(),
             archives: BTreeMap::new(),
             required_options: Vec::new(),
-            repositories: BTreeMap::new(),
-            fetch,
-        };
-        project.read_local(&stats, watch)?;
-        project.resolve(session, mode, &stats, watch)?;
-        // The next build hashes again what cannot be kept.
-        let _ = stats.save();
-        Ok(project)
+            repositories,
+            fetch: downloader(session, mode),
+        })
     }
 
     /// Returns the manifest.
@@ -164,7 +172,6 @@ impl Project {
         wanted: &[lock::Wanted],
         watch: &mut Watch,
     ) -> Result<(), OpError> {
-        self.repositories = repositories(session, &self.loaded.manifest)?;
         let path = lock::path_for(&self.loaded.path);
         let new = {
             // Two builds of one manifest (for two architectures) must not lose each other's entries.

@@ -197,7 +197,8 @@ fn runtime_config(
     }
 }
 
-fn service_config(service: &Service) -> ServiceConfig {
+/// Returns the runtime's form of a service.
+pub fn service_config(service: &Service) -> ServiceConfig {
     let Service {
         command,
         environment,

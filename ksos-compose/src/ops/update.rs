@@ -1,0 +1,60 @@
+//! `update`: takes new versions into the lock file.
+
+use std::path::Path;
+
+use ksos_formats::Arch;
+
+use super::build::Project;
+use super::{LockMode, OpError, Session, Target};
+use crate::lock::{self, Lock, Mode, Update};
+use crate::manifest::{self, Source};
+
+pub use crate::lock::Change;
+
+/// Resolves `components` (all of them when there are none) anew and writes the lock file of `manifest`; returns what
+/// changed. With `dry_run` nothing is written. `arches` defaults to those that the lock has, or the manifest's own.
+///
+/// # Errors
+/// Manifest errors; components that cannot be resolved.
+pub fn update(
+    session: &Session,
+    manifest: &Path,
+    arches: &[Arch],
+    components: &[String],
+    dry_run: bool,
+) -> Result<Vec<Change>, OpError> {
+    let loaded = manifest::load(manifest, None, &manifest::DiskFiles)?;
+    let path = lock::path_for(&loaded.path);
+    let old = lock::read(&path)?.unwrap_or_default();
+    let update = Update::of(components.iter().cloned());
+    let arches = match (arches, old.arches.is_empty()) {
+        ([], true) => vec![loaded.arch],
+        ([], false) => old.arches.keys().copied().collect(),
+        (arches, _) => arches.to_vec(),
+    };
+    let mut new = old.clone();
+    for arch in arches {
+        new = update_arch(session, manifest, arch, &new, &update)?;
+    }
+    if !dry_run && new != old {
+        lock::write(&path, &new)?;
+    }
+    Ok(lock::changes(&old, &new))
+}
+
+fn update_arch(session: &Session, manifest: &Path, arch: Arch, lock: &Lock, update: &Update) -> Result<Lock, OpError> {
+    let target = Target { manifest: manifest.to_owned(), arch: Some(arch), components: Default::default() };
+    let project = Project::load(session, &target, LockMode::default())?;
+    let lockable = |source: &Source| matches!(source, Source::Apt(_) | Source::Http(_));
+    let wanted: Vec<lock::Wanted> = project
+        .manifest()
+        .components
+        .iter()
+        .filter(|(_, component)| lockable(&component.source))
+        .map(|(name, _)| lock::Wanted {
+            component: name.clone(),
+            request: project.manifest().component_request_digest(name),
+        })
+        .collect();
+    project.locked(session, &wanted, lock, Mode::Default, update)
+}
