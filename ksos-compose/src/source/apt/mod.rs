@@ -32,7 +32,7 @@ mod tests;
 
 pub use index::{Archive, Repository, load};
 pub use openpgp::Keyring;
-pub use resolve::{Options, Pinned, ResolveError, resolve};
+pub use resolve::{Options, Pinned, ResolveError, Universe};
 
 use crate::effects::fs::FsError;
 use crate::effects::net::FetchError;
@@ -46,6 +46,9 @@ pub enum AptError {
     /// A downloaded file cannot be opened.
     #[error(transparent)]
     Fs(#[from] FsError),
+    /// A keyring cannot be read.
+    #[error(transparent)]
+    Keyring(#[from] openpgp::OpenPgpError),
     /// No mirror has a good `InRelease`.
     #[error("no good index of {repository} {suite}:{}", list(failures))]
     NoIndex {

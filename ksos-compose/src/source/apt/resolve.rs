@@ -20,10 +20,8 @@ use super::version;
 const SUGGESTIONS: usize = 3;
 
 /// How to resolve.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
-    /// The image's architecture in Debian's name, e.g. `arm64`.
-    pub architecture: &'a str,
     /// Whether `Recommends` are followed too; those that cannot be met are passed over.
     pub recommends: bool,
     /// Names left out, as if they were there already.
@@ -146,34 +144,6 @@ fn suggestion(nearest: &[String]) -> String {
 /// A package by its index and its number there.
 type Id = (usize, usize);
 
-/// Chooses `requests` (`name`, `name:arch`, `name=version`, `name/suite`) and all they need, sorted by name.
-///
-/// # Errors
-/// [`ResolveError`].
-pub fn resolve(archive: &Archive, requests: &[String], options: &Options<'_>) -> Result<Vec<Pinned>, ResolveError> {
-    let universe = Universe::new(archive, options.architecture);
-    let mut resolver = Resolver {
-        universe: &universe,
-        options,
-        exclude: options.exclude.iter().map(String::as_str).collect(),
-        chosen: BTreeMap::new(),
-        parents: HashMap::new(),
-        queue: VecDeque::new(),
-    };
-    let unique: BTreeSet<&String> = requests.iter().collect();
-    // Those that ask for a version or suite go first, so that a plain request of the same package agrees with them.
-    let mut requests = unique.into_iter().map(|text| Asked::parse(text)).collect::<Result<Vec<_>, _>>()?;
-    requests.sort_by_key(|asked| asked.version.is_none() && asked.suite.is_none());
-    for asked in &requests {
-        resolver.request(asked)?;
-    }
-    while let Some(id) = resolver.queue.pop_front() {
-        resolver.dependencies(id)?;
-    }
-    resolver.check_conflicts()?;
-    Ok(resolver.chosen.values().map(|id| universe.pin(*id)).collect())
-}
-
 /// A parsed request.
 struct Asked<'a> {
     text: &'a str,
@@ -205,8 +175,9 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// The archive, by name.
-struct Universe<'a> {
+/// An archive, by name: what an image of one architecture can choose from. Making it takes longer than resolving.
+#[derive(Debug)]
+pub struct Universe<'a> {
     archive: &'a Archive,
     native: &'a str,
     /// Newest first; at the same version, in the order of the indexes.
@@ -216,7 +187,8 @@ struct Universe<'a> {
 }
 
 impl<'a> Universe<'a> {
-    fn new(archive: &'a Archive, native: &'a str) -> Self {
+    /// Returns what `archive` offers to an image of the architecture `native`, in Debian's name, e.g. `arm64`.
+    pub fn new(archive: &'a Archive, native: &'a str) -> Self {
         let mut by_name: HashMap<&str, Vec<Id>> = HashMap::new();
         let mut providers: HashMap<&str, Vec<(Id, Option<&str>)>> = HashMap::new();
         for (index, packages) in archive.indexes.iter().enumerate() {
@@ -236,6 +208,49 @@ impl<'a> Universe<'a> {
             ids.sort_by(|a, b| version::compare(package(*b).version(), package(*a).version()));
         }
         Universe { archive, native, by_name, providers }
+    }
+
+    /// Chooses `requests` (`name`, `name:arch`, `name=version`, `name/suite`) and all they need, sorted by name.
+    ///
+    /// # Errors
+    /// [`ResolveError`].
+    pub fn resolve(&self, requests: &[String], options: &Options<'_>) -> Result<Vec<Pinned>, ResolveError> {
+        let mut resolver = Resolver {
+            universe: self,
+            recommends: options.recommends,
+            exclude: options.exclude.iter().map(String::as_str).collect(),
+            chosen: BTreeMap::new(),
+            parents: HashMap::new(),
+            queue: VecDeque::new(),
+        };
+        let unique: BTreeSet<&String> = requests.iter().collect();
+        let mut requests = unique.into_iter().map(|text| Asked::parse(text)).collect::<Result<Vec<_>, _>>()?;
+        // Those that ask for a version or suite go first, so that a plain request of the same package agrees with them.
+        requests.sort_by_key(|asked| asked.version.is_none() && asked.suite.is_none());
+        for asked in &requests {
+            resolver.request(asked)?;
+        }
+        while let Some(id) = resolver.queue.pop_front() {
+            resolver.dependencies(id)?;
+        }
+        resolver.check_conflicts()?;
+        Ok(resolver.chosen.values().map(|id| self.pin(*id)).collect())
+    }
+
+    /// Returns the one package that `request` is about, without what it needs.
+    ///
+    /// # Errors
+    /// [`ResolveError`].
+    pub fn find(&self, request: &str) -> Result<Pinned, ResolveError> {
+        Ok(self.pin(self.asked(&Asked::parse(request)?)?))
+    }
+
+    /// Returns the versions of `name` for `architecture`, newest first.
+    pub fn versions(&self, name: &str, architecture: &str) -> Vec<&'a str> {
+        let ids = self.named(name).iter().filter(|id| self.architecture(**id) == architecture);
+        let mut versions: Vec<&str> = ids.map(|id| self.package(*id).version()).collect();
+        versions.dedup();
+        versions
     }
 
     fn package(&self, id: Id) -> Package<'a> {
@@ -312,6 +327,47 @@ impl<'a> Universe<'a> {
         scored.into_iter().take(SUGGESTIONS).map(|(_, name)| name.to_owned()).collect()
     }
 
+    fn asked(&self, asked: &Asked<'_>) -> Result<Id, ResolveError> {
+        let architecture = asked.architecture.unwrap_or(self.native);
+        let request = || asked.text.to_owned();
+        let matches = |id: &&Id| {
+            self.architecture(**id) == architecture
+                && asked.version.is_none_or(|version| self.package(**id).version() == version)
+                && asked.suite.is_none_or(|suite| self.suite(**id) == suite)
+        };
+        let named = self.named(asked.name);
+        if let Some(id) = named.iter().find(matches) {
+            return Ok(*id);
+        }
+        if !named.is_empty() {
+            return Err(ResolveError::NoVersion { request: request(), available: self.available(asked.name) });
+        }
+        let fits = |id: &Id| self.architecture(*id) == architecture && self.is_newest(*id);
+        let provided: Vec<Id> = self.provided(asked.name).iter().map(|(id, _)| *id).filter(fits).collect();
+        match (provided.as_slice(), asked.version.or(asked.suite)) {
+            ([only], None) => Ok(*only),
+            ([], _) => Err(ResolveError::Unknown {
+                request: request(),
+                searched: self.searched(),
+                nearest: self.nearest(asked.name),
+            }),
+            (several, _) => {
+                let names: BTreeSet<_> = several.iter().map(|id| self.package(*id).name().to_owned()).collect();
+                Err(ResolveError::Virtual { request: request(), providers: names.into_iter().collect() })
+            }
+        }
+    }
+
+    fn searched(&self) -> Vec<String> {
+        let mut searched: Vec<String> = Vec::new();
+        for index in &self.archive.indexes {
+            if !searched.contains(&index.suite) {
+                searched.push(index.suite.clone());
+            }
+        }
+        searched
+    }
+
     fn pin(&self, id: Id) -> Pinned {
         let package = self.package(id);
         Pinned {
@@ -330,7 +386,7 @@ impl<'a> Universe<'a> {
 
 struct Resolver<'a> {
     universe: &'a Universe<'a>,
-    options: &'a Options<'a>,
+    recommends: bool,
     exclude: BTreeSet<&'a str>,
     /// By name and architecture.
     chosen: BTreeMap<(&'a str, &'a str), Id>,
@@ -361,7 +417,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn request(&mut self, asked: &Asked<'_>) -> Result<(), ResolveError> {
-        let id = self.find_request(asked)?;
+        let id = self.universe.asked(asked)?;
         match self.chosen_like(id) {
             None => self.choose(id, None),
             Some(_) if self.is_chosen(id) || (asked.version.is_none() && asked.suite.is_none()) => {}
@@ -372,48 +428,6 @@ impl<'a> Resolver<'a> {
             }
         }
         Ok(())
-    }
-
-    fn find_request(&self, asked: &Asked<'_>) -> Result<Id, ResolveError> {
-        let universe = self.universe;
-        let architecture = asked.architecture.unwrap_or(universe.native);
-        let request = || asked.text.to_owned();
-        let matches = |id: &&Id| {
-            universe.architecture(**id) == architecture
-                && asked.version.is_none_or(|version| universe.package(**id).version() == version)
-                && asked.suite.is_none_or(|suite| universe.suite(**id) == suite)
-        };
-        let named = universe.named(asked.name);
-        if let Some(id) = named.iter().find(matches) {
-            return Ok(*id);
-        }
-        if !named.is_empty() {
-            return Err(ResolveError::NoVersion { request: request(), available: universe.available(asked.name) });
-        }
-        let fits = |id: &Id| universe.architecture(*id) == architecture && universe.is_newest(*id);
-        let provided: Vec<Id> = universe.provided(asked.name).iter().map(|(id, _)| *id).filter(fits).collect();
-        match (provided.as_slice(), asked.version.or(asked.suite)) {
-            ([only], None) => Ok(*only),
-            ([], _) => Err(ResolveError::Unknown {
-                request: request(),
-                searched: self.searched(),
-                nearest: universe.nearest(asked.name),
-            }),
-            (several, _) => {
-                let names: BTreeSet<_> = several.iter().map(|id| universe.package(*id).name().to_owned()).collect();
-                Err(ResolveError::Virtual { request: request(), providers: names.into_iter().collect() })
-            }
-        }
-    }
-
-    fn searched(&self) -> Vec<String> {
-        let mut searched: Vec<String> = Vec::new();
-        for index in &self.universe.archive.indexes {
-            if !searched.contains(&index.suite) {
-                searched.push(index.suite.clone());
-            }
-        }
-        searched
     }
 
     fn relations(&self, id: Id, key: Key, field: &'static str) -> Result<Vec<Vec<Relation<'a>>>, ResolveError> {
@@ -432,7 +446,7 @@ impl<'a> Resolver<'a> {
                 self.satisfy(id, &group)?;
             }
         }
-        if self.options.recommends {
+        if self.recommends {
             for group in self.relations(id, Key::Recommends, "Recommends")? {
                 // "Packages that would be found together with this one in all but unusual installations" (Debian Policy,
                 // section 7.2): one that cannot be had is no failure.
@@ -523,7 +537,7 @@ impl<'a> Resolver<'a> {
             named.iter().find(|id| self.is_chosen(**id) && universe.fits(**id, relation.qualifier, architecture));
         match chosen {
             Some(id) => format!("{} is chosen ({})", universe.label(*id), self.chain(*id).join(" -> ")),
-            None if named.is_empty() => format!("no package {} in {}", relation.name, self.searched().join(", ")),
+            None if named.is_empty() => format!("no package {} in {}", relation.name, universe.searched().join(", ")),
             None => format!("there is {}", universe.available(relation.name).join(", ")),
         }
     }

@@ -41,7 +41,7 @@ fn a_signed_archive_is_loaded_and_cached() {
         let repository = repository(&key, &[MIRROR], &["trixie"]);
         let archive = load_one(&fetch, &repository).unwrap();
         assert_eq!(archive.indexes[0].packages.len(), 2);
-        let pinned = resolve(&archive, &["hello".to_owned()], &options(&[])).unwrap();
+        let pinned = resolve_one(&archive, "hello");
         let names: Vec<_> = pinned.iter().map(|package| package.name.as_str()).collect();
         assert_eq!(names, ["hello", "libc"]);
         assert_eq!((pinned[0].repository.as_str(), pinned[0].path.as_str()), ("debian", "pool/hello_1.0_amd64.deb"));
@@ -52,8 +52,8 @@ fn a_signed_archive_is_loaded_and_cached() {
     }
 }
 
-fn options(exclude: &[String]) -> Options<'_> {
-    Options { architecture: "amd64", recommends: false, exclude }
+fn resolve_one(archive: &Archive, request: &str) -> Vec<Pinned> {
+    Universe::new(archive, "amd64").resolve(&[request.to_owned()], &Options::default()).unwrap()
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_package_that_is_gone_says_what_is_there_now() {
     let mut fetch = MemoryFetch::new();
     old.serve(&mut fetch, MIRROR, key.sign(&old.release(), Signing::default()));
     let archive = load_one(&fetch, &repository).unwrap();
-    let pinned = resolve(&archive, &["runc".to_owned()], &options(&[])).unwrap().remove(0);
+    let pinned = resolve_one(&archive, "runc").remove(0);
     let try_fetch = |fetch: &MemoryFetch| pool::fetch(fetch, &pinned, &repository, "runtime", NOW);
 
     // The index still lists it: the download's failure stands.
@@ -426,9 +426,10 @@ fn debian_mirrors_verify_and_resolve() {
         for architecture in ["amd64", "arm64"] {
             let requests = [format!("linux-image-cloud-{architecture}"), "containerd".to_owned(), "runc".to_owned()];
             let exclude = ["linux-base".to_owned(), "initramfs-tools".to_owned()];
-            let options = Options { architecture, recommends: false, exclude: &exclude };
             let start = std::time::Instant::now();
-            let pinned = resolve(&archive, &requests, &options).unwrap();
+            let universe = Universe::new(&archive, architecture);
+            println!("{codename} {architecture}: universe made in {:?}", start.elapsed());
+            let pinned = universe.resolve(&requests, &Options { recommends: false, exclude: &exclude }).unwrap();
             println!("{codename} {architecture}: resolved in {:?}", start.elapsed());
             let names: Vec<_> = pinned.iter().map(|package| format!("{} {}", package.name, package.version)).collect();
             println!("{codename} {architecture}: {}", names.join(", "));

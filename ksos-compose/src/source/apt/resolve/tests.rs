@@ -28,11 +28,12 @@ fn words(text: &str) -> Vec<String> {
 
 fn run_with(archive: &Archive, requests: &str, recommends: bool, exclude: &str) -> Result<String, String> {
     let exclude = words(exclude);
-    let options = Options { architecture: "amd64", recommends, exclude: &exclude };
+    let options = Options { recommends, exclude: &exclude };
+    let universe = Universe::new(archive, "amd64");
     let mut requests = words(requests);
-    let forward = resolve(archive, &requests, &options);
+    let forward = universe.resolve(&requests, &options);
     requests.reverse();
-    assert_eq!(resolve(archive, &requests, &options), forward, "the order of requests matters");
+    assert_eq!(universe.resolve(&requests, &options), forward, "the order of requests matters");
     let show = |package: Pinned| match package.architecture.as_str() {
         "amd64" => format!("{}={}", package.name, package.version),
         other => format!("{}:{other}={}", package.name, package.version),
