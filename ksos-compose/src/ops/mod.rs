@@ -1,1 +1,3 @@
-//! (to come)
+//! One function per command.
+
+pub mod run;
