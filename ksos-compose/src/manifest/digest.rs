@@ -35,10 +35,10 @@ impl Manifest {
     }
 
     fn hash_apt(&self, source: &AptSource, hasher: &mut Hasher) {
-        let AptSource { packages, repositories: _, recommends, exclude_packages } = source;
+        let AptSource { packages, repositories: _, dependencies, recommends, exclude_packages } = source;
         hash_set(packages, hasher);
         hash_set(exclude_packages, hasher);
-        hasher.field(&[u8::from(*recommends)]);
+        hasher.field(&[u8::from(*recommends), u8::from(*dependencies)]);
         for (_, repository) in self.repositories(source) {
             let AptRepository { path, suites, components, mirrors: _, keyring: _, enabled: _ } = repository;
             hasher.field(path.as_bytes());

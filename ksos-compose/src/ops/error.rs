@@ -189,7 +189,7 @@ pub enum OpError {
         /// The component.
         component: String,
         /// The cause.
-        source: crate::source::cargo::Error,
+        source: crate::source::cargo::CargoError,
     },
     /// `SOURCE_DATE_EPOCH` is not a number.
     #[error("SOURCE_DATE_EPOCH is {text:?}; expected seconds since 1970, below 2^32")]
@@ -274,10 +274,10 @@ impl OpError {
         match self {
             OpError::Fetch { component, .. }
             | OpError::Http { component, .. }
-            | OpError::Package { component, .. }
-            | OpError::Cargo { component, .. } => {
+            | OpError::Package { component, .. } => {
                 vec![format!("--component {component}=PATH uses a local file or directory instead")]
             }
+            OpError::Cargo { component, source } => vec![source.hint(component)],
             OpError::Steps { failures } => {
                 let mut hints: Vec<String> = failures.iter().flat_map(|(_, error)| error.hints()).collect();
                 hints.dedup();

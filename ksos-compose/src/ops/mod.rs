@@ -5,6 +5,7 @@ pub mod build;
 pub mod cache;
 pub mod check;
 pub mod error;
+pub mod run;
 pub mod session;
 pub mod update;
 

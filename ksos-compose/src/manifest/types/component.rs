@@ -106,6 +106,9 @@ pub struct AptSource {
     #[serde(default)]
     #[schemars(with = "Vec<String>")]
     pub repositories: Option<Vec<String>>,
+    /// Whether what the packages depend on is taken, too. `false` takes just the packages, e.g. for a signed boot loader.
+    #[serde(default = "enabled")]
+    pub dependencies: bool,
     /// Whether recommended packages are taken, too.
     #[serde(default)]
     pub recommends: bool,

@@ -7,7 +7,7 @@ use ksos_formats::boot::{BootConfig, RootImage};
 use ksos_formats::layout;
 
 use super::root::{self, Pieces};
-use super::resolve::Project;
+use super::resolve::{Project, cargo_build};
 use super::{initramfs, proof};
 use crate::artifact::{squashfs, verity};
 use crate::cache::{Blob, Cache};
@@ -21,6 +21,7 @@ use crate::oci;
 use crate::ops::{OpError, Session};
 use crate::plan::{Download, Part, Plan, Program, Resolved, Selection, Task, identity};
 use crate::source::apt::{self, deb};
+use crate::source::cargo::{self, CargoError};
 use crate::source::archive::select::{Install, SelectRules, select};
 use crate::source::archive::{self, Limits, Owner, Policy};
 use crate::tree::index::TreeIndex;
@@ -144,8 +145,33 @@ impl<'a> Executor<'a> {
     }
 
     fn cargo(&self, program: &Program) -> Result<Blob, OpError> {
-        let _ = program;
-        Err(OpError::NoRuntime { path: "" })
+        let failed = |source| OpError::Cargo { component: program.component.clone(), source };
+        let environment = self.session.environment.pairs();
+        let directory = self.cache.bucket("cargo");
+        let build = cargo_build(program, self.plan.image.arch, &environment, &directory, self.project.offline);
+        let toolchain = match cargo::toolchain::installed(&build).map_err(failed)? {
+            Some(toolchain) => toolchain,
+            None => self.cross_toolchain(&build).map_err(failed)?,
+        };
+        let built = cargo::build(&build, &toolchain, &|_| {}).map_err(failed)?;
+        let mut writer = self.cache.writer()?;
+        std::io::copy(&mut fs::open(&built.path)?, &mut writer).context("copy", &built.path)?;
+        Ok(writer.commit()?)
+    }
+
+    /// Returns Debian's cross toolchain, fetched on first use.
+    fn cross_toolchain(&self, build: &cargo::Build<'_>) -> Result<cargo::toolchain::Toolchain, CargoError> {
+        let host = apt::mirror::host_uris(std::path::Path::new("/etc/apt"));
+        let repositories = cargo::debian::repositories(self.session.environment.apt_mirror.as_deref(), &host);
+        let target = || cargo::toolchain::gnu_target(build.arch);
+        let repositories = repositories
+            .map_err(|source| CargoError::Packages { target: target(), source: Box::new(source) })?;
+        let packages = cargo::debian::Packages {
+            fetch: &self.project.fetch,
+            repositories: &repositories,
+            now: clock::now_seconds(),
+        };
+        cargo::debian::toolchain(build, &packages, false)
     }
 
     fn placeholder(&self) -> Blob {

@@ -1,6 +1,7 @@
 //! From a manifest to a project whose every input is pinned: the lock file where it holds, the network where it must.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
 
 use ksos_formats::Arch;
@@ -25,6 +26,8 @@ pub struct Project {
     loaded: Loaded,
     /// The target it was opened from.
     pub target: Target,
+    /// The network must not be used.
+    pub offline: bool,
     /// Build epoch, seconds since 1970.
     pub epoch: u64,
     /// Every component.
@@ -69,6 +72,7 @@ impl Project {
         Ok(Project {
             loaded,
             target: target.clone(),
+            offline: mode.offline,
             epoch,
             components: BTreeMap::new(),
             overlays: BTreeMap::new(),
@@ -141,7 +145,7 @@ impl Project {
                 (Source::File(file), None) => {
                     Some(local::content(file.path.path(), file.unpack.format, self.epoch, stats, watch)?)
                 }
-                (Source::Cargo(source), None) => Some(program(name, source, watch)?),
+                (Source::Cargo(source), None) => Some(program(session, self.arch(), name, source, watch)?),
                 (Source::Apt(_) | Source::Http(_), None) => None,
             };
             match content {
@@ -212,9 +216,10 @@ impl Project {
         let manifest = &self.loaded.manifest;
         let apt = |name: &&String| matches!(manifest.components[*name].source, Source::Apt(_));
         let archive = if stale.iter().any(|name| apt(name)) { Some(self.archive(&stale)?) } else { None };
+        let universe = archive.as_ref().map(|archive| apt::Universe::new(archive, self.arch().debian()));
         for name in stale {
-            let resolved = match (&manifest.components[name].source, &archive) {
-                (Source::Apt(source), Some(archive)) => self.resolve_packages(name, source, archive)?,
+            let resolved = match (&manifest.components[name].source, &universe) {
+                (Source::Apt(source), Some(universe)) => resolve_packages(name, source, universe)?,
                 (Source::Http(source), _) => self.resolve_download(session, name, source)?,
                 _ => continue,
             };
@@ -235,22 +240,6 @@ impl Project {
         };
         let used: Vec<_> = self.repositories.values().filter(|repository| uses(&repository.name)).cloned().collect();
         Ok(apt::load(&self.fetch, &used, &[self.arch().debian()], clock::now_seconds())?)
-    }
-
-    fn resolve_packages(
-        &self,
-        name: &str,
-        source: &manifest::AptSource,
-        archive: &apt::Archive,
-    ) -> Result<lock::Resolved, OpError> {
-        let options = apt::Options {
-            architecture: self.arch().debian(),
-            recommends: source.recommends,
-            exclude: &source.exclude_packages,
-        };
-        let pinned = apt::resolve(archive, &source.packages, &options)
-            .map_err(|source| OpError::Resolve { component: name.to_owned(), source })?;
-        Ok(lock::Resolved::apt(pinned.into_iter().map(locked_package).collect()))
     }
 
     fn resolve_download(
@@ -334,18 +323,67 @@ impl Project {
     }
 }
 
-fn program(name: &str, source: &manifest::CargoSource, watch: &mut Watch) -> Result<Resolved, OpError> {
-    let sources = cargo::input_digest(source.path.path(), &source.package)
-        .map_err(|source| OpError::Cargo { component: name.to_owned(), source })?;
-    sources.files.iter().for_each(|path| watch.path(path));
-    Ok(Resolved::Program(Program {
+fn program(
+    session: &Session,
+    arch: Arch,
+    name: &str,
+    source: &manifest::CargoSource,
+    watch: &mut Watch,
+) -> Result<Resolved, OpError> {
+    let mut program = Program {
         component: name.to_owned(),
-        sources: sources.digest,
+        sources: ksos_formats::Digest([0; 32]),
         workspace: source.path.path().to_owned(),
         package: source.package.clone(),
         binary: source.binary().to_owned(),
         profile: source.profile.clone(),
-    }))
+    };
+    let failed = |source| OpError::Cargo { component: name.to_owned(), source };
+    for file in cargo::inputs::files(&program.workspace, &program.package).map_err(failed)? {
+        // Directories, too: a new file counts.
+        watch.path(program.workspace.join(&file).parent().unwrap_or(&program.workspace));
+        watch.path(&program.workspace.join(file));
+    }
+    let environment = session.environment.pairs();
+    let cache = session.cache.bucket("cargo");
+    program.sources = cargo::inputs::digest(&cargo_build(&program, arch, &environment, &cache, false)).map_err(failed)?;
+    Ok(Resolved::Program(program))
+}
+
+/// Returns how a program is built. Its epoch is fixed: nothing in it depends on the time.
+pub fn cargo_build<'a>(
+    program: &'a Program,
+    arch: Arch,
+    environment: &'a [(OsString, OsString)],
+    cache: &'a Path,
+    offline: bool,
+) -> cargo::Build<'a> {
+    cargo::Build {
+        workspace: &program.workspace,
+        package: &program.package,
+        profile: &program.profile,
+        bin: &program.binary,
+        arch,
+        cache,
+        environment,
+        epoch: 0,
+        offline,
+    }
+}
+
+fn resolve_packages(
+    name: &str,
+    source: &manifest::AptSource,
+    universe: &apt::Universe<'_>,
+) -> Result<lock::Resolved, OpError> {
+    let pinned = if source.dependencies {
+        let options = apt::Options { recommends: source.recommends, exclude: &source.exclude_packages };
+        universe.resolve(&source.packages, &options)
+    } else {
+        source.packages.iter().map(|request| universe.find(request)).collect()
+    };
+    let pinned = pinned.map_err(|source| OpError::Resolve { component: name.to_owned(), source })?;
+    Ok(lock::Resolved::apt(pinned.into_iter().map(locked_package).collect()))
 }
 
 fn locked_package(pinned: apt::Pinned) -> lock::Package {

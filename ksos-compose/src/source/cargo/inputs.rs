@@ -28,6 +28,23 @@ const SHARED: [&str; 6] =
 /// When a file cannot be read, or no member of the workspace has the package's name.
 pub fn digest(build: &Build<'_>) -> Result<Digest, CargoError> {
     let Build { workspace, package, profile, bin, arch, cache: _, environment: _, epoch, offline: _ } = *build;
+    let mut hasher = Hasher::new();
+    for field in [VERSION, package, profile, bin, arch.name(), &epoch.to_string()] {
+        hasher.field(field.as_bytes());
+    }
+    for file in files(workspace, package)? {
+        let path = workspace.join(&file);
+        hasher.field(file.as_os_str().as_encoded_bytes());
+        hasher.field(&fs::read(&path, FILE_LIMIT)?);
+    }
+    Ok(hasher.finish())
+}
+
+/// Returns the files that decide what `package` is built to, relative to the workspace, in order.
+///
+/// # Errors
+/// As [`digest`].
+pub fn files(workspace: &Path, package: &str) -> Result<BTreeSet<PathBuf>, CargoError> {
     let mut files = BTreeSet::new();
     for name in SHARED {
         if workspace.join(name).is_file() {
@@ -39,16 +56,7 @@ pub fn digest(build: &Build<'_>) -> Result<Digest, CargoError> {
     for directory in closure(workspace, &members, package)? {
         collect(workspace, &directory, &all, &mut files)?;
     }
-    let mut hasher = Hasher::new();
-    for field in [VERSION, package, profile, bin, arch.name(), &epoch.to_string()] {
-        hasher.field(field.as_bytes());
-    }
-    for file in files {
-        let path = workspace.join(&file);
-        hasher.field(file.as_os_str().as_encoded_bytes());
-        hasher.field(&fs::read(&path, FILE_LIMIT)?);
-    }
-    Ok(hasher.finish())
+    Ok(files)
 }
 
 fn read_toml(path: &Path) -> Result<toml::Table, CargoError> {

@@ -1,0 +1,247 @@
+//! The running QEMU: trying accelerators, following the console, ending it.
+#![expect(clippy::disallowed_methods, reason = "starts and ends QEMU")]
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use ksos_formats::Arch;
+
+use super::Outcome;
+use super::arguments::Accelerator;
+use super::disk::WorkDirectory;
+use super::watch::{Event, Watcher};
+
+/// Time that a guest gets to shut down after the power button.
+const SHUTDOWN: Duration = Duration::from_secs(60);
+/// Time that an accelerator gets to show that it works.
+const TRIAL: Duration = Duration::from_secs(5);
+/// Most bytes of QEMU's standard error that are kept.
+const MESSAGE_LIMIT: usize = 2000;
+
+/// Returns the best accelerator that works, and why it is not a better one. A `/dev/kvm` that opens proves little: in
+/// nested virtual machines the first processor often cannot be set up. So a machine is made and told to quit.
+pub(super) fn best_accelerator(program: &Path, arch: Arch) -> (Accelerator, Option<String>) {
+    if std::env::consts::ARCH != arch.machine() {
+        return (Accelerator::Tcg, Some(format!("this host is {}, not {arch}", std::env::consts::ARCH)));
+    }
+    let accelerator = if cfg!(target_os = "macos") { Accelerator::Hvf } else { Accelerator::Kvm };
+    match works(program, arch, accelerator) {
+        Ok(()) => (accelerator, None),
+        Err(reason) => (Accelerator::Tcg, Some(format!("{} does not work here: {reason}", accelerator.name()))),
+    }
+}
+
+fn works(program: &Path, arch: Arch, accelerator: Accelerator) -> Result<(), String> {
+    if accelerator == Accelerator::Kvm {
+        let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+        device.map_err(|error| format!("/dev/kvm: {error}"))?;
+    }
+    let machine = match arch {
+        Arch::X86_64 => "q35",
+        Arch::Arm64 => "virt",
+    };
+    let mut child = Command::new(program)
+        .args(["-accel", accelerator.name(), "-machine", machine, "-cpu", "host", "-m", "64M", "-S"])
+        .args(["-nodefaults", "-display", "none", "-qmp", "stdio"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| error.to_string())?;
+    if let Some(mut input) = child.stdin.take() {
+        // A QEMU that has ended already is seen below.
+        let _ = input.write_all(b"{\"execute\":\"qmp_capabilities\"}{\"execute\":\"quit\"}\n");
+    }
+    let message = child.stderr.take().map(collect);
+    let status = wait_until(&mut child, Instant::now() + TRIAL).map_err(|error| error.to_string())?;
+    match status {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => {
+            let message = message.and_then(|message| message.recv().ok()).unwrap_or_default();
+            Err(message.lines().next().map_or_else(|| status.to_string(), str::to_owned))
+        }
+        None => {
+            let _ = child.kill();
+            let _ = child.wait();
+            Err(format!("a machine does not start in {} s", TRIAL.as_secs()))
+        }
+    }
+}
+
+/// Waits for a child until `deadline`; `None` when it still runs then.
+fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Reads a stream to its end on another thread and sends the last of it.
+fn collect(mut stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            text.extend(&buffer[..count]);
+            let excess = text.len().saturating_sub(MESSAGE_LIMIT);
+            text.drain(..excess);
+        }
+        // Nobody may be waiting for it any more.
+        let _ = sender.send(String::from_utf8_lossy(&text).trim().to_owned());
+    });
+    receiver
+}
+
+/// Reads a stream on another thread and sends every piece.
+fn pieces(mut stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = crossbeam_channel::bounded(64);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            if sender.send(buffer[..count].to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// A running QEMU. Dropped, it is killed.
+#[derive(Debug)]
+pub(super) struct Guest {
+    child: Child,
+    work: WorkDirectory,
+    persist: bool,
+}
+
+/// Following a guest failed.
+#[derive(Debug)]
+pub(super) enum FollowError {
+    /// The serial output could not be passed on.
+    Sink(io::Error),
+    /// QEMU could not be waited for.
+    Wait(io::Error),
+}
+
+impl Guest {
+    pub(super) fn new(child: Child, work: WorkDirectory, persist: bool) -> Self {
+        Guest { child, work, persist }
+    }
+
+    /// Passes serial output on until something decides the outcome.
+    pub(super) fn follow(
+        &mut self,
+        until_ready: bool,
+        deadline: Option<(Instant, Duration)>,
+        serial: &mut dyn Write,
+    ) -> Result<Outcome, FollowError> {
+        let messages = self.child.stderr.take().map(collect);
+        let Some(output) = self.child.stdout.take().map(pieces) else { return self.ended(messages) };
+        let mut watcher = Watcher::default();
+        let mut degraded = Vec::new();
+        let mut started = false;
+        loop {
+            let piece = match deadline {
+                Some((deadline, _)) => output.recv_deadline(deadline),
+                None => output.recv().map_err(RecvTimeoutError::from),
+            };
+            let piece = match (piece, deadline) {
+                (Ok(piece), _) => piece,
+                (Err(RecvTimeoutError::Timeout), Some((_, after))) => {
+                    self.stop(&output, serial)?;
+                    return Ok(Outcome::Timeout { after, last_line: watcher.last_line(), degraded });
+                }
+                (Err(_), _) => return self.ended(messages),
+            };
+            if !started {
+                started = true;
+                self.work.release();
+            }
+            serial.write_all(&piece).and_then(|()| serial.flush()).map_err(FollowError::Sink)?;
+            for event in watcher.feed(&piece) {
+                let outcome = match event {
+                    Event::Degraded(reason) => {
+                        degraded.push(reason);
+                        continue;
+                    }
+                    Event::Ready(fields) => Outcome::Ready { fields, degraded: degraded.clone() },
+                    Event::Emergency(reason) => Outcome::Emergency { reason },
+                    Event::Panic(line) => Outcome::Panic { line },
+                    Event::NoBoot(line) => Outcome::NoBoot { line },
+                };
+                if until_ready {
+                    self.stop(&output, serial)?;
+                    return Ok(outcome);
+                }
+            }
+        }
+    }
+
+    /// Waits for a QEMU that has closed its output.
+    fn ended(&mut self, messages: Option<Receiver<String>>) -> Result<Outcome, FollowError> {
+        let status = self.child.wait().map_err(FollowError::Wait)?;
+        let message = messages.and_then(|messages| messages.recv().ok()).unwrap_or_default();
+        Ok(Outcome::QemuExit { status: status.code(), message })
+    }
+
+    /// Ends QEMU. A disk that stays is shut down first: the power button is pressed, output still being passed on.
+    fn stop(&mut self, output: &Receiver<Vec<u8>>, serial: &mut dyn Write) -> Result<(), FollowError> {
+        if self.persist && power_button(&self.work.monitor).is_ok() {
+            let deadline = Instant::now() + SHUTDOWN;
+            while let Ok(piece) = output.recv_deadline(deadline) {
+                serial.write_all(&piece).and_then(|()| serial.flush()).map_err(FollowError::Sink)?;
+            }
+        }
+        if wait_until(&mut self.child, Instant::now()).map_err(FollowError::Wait)?.is_none() {
+            self.end();
+        }
+        Ok(())
+    }
+
+    /// Asks QEMU to end, which flushes its disks, and kills it when it does not.
+    fn end(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        // Both fail only when the process has just ended.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        if !matches!(wait_until(&mut self.child, Instant::now() + Duration::from_secs(5)), Ok(Some(_))) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.end();
+        }
+    }
+}
+
+/// Presses the power button through the machine protocol (QEMU "QMP Reference Manual", `system_powerdown`).
+fn power_button(monitor: &Path) -> io::Result<()> {
+    let mut stream = UnixStream::connect(monitor)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_write_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"system_powerdown\"}\n")?;
+    // QEMU drops what it has not read when the connection goes: wait for both answers.
+    let mut answers: Vec<u8> = Vec::new();
+    let mut buffer = [0; 1024];
+    while answers.windows(8).filter(|window| *window == b"\"return\"").count() < 2 && answers.len() < 64 << 10 {
+        match stream.read(&mut buffer)? {
+            0 => break,
+            count => answers.extend(&buffer[..count]),
+        }
+    }
+    Ok(())
+}
