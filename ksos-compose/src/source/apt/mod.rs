@@ -84,19 +84,10 @@ pub enum AptError {
         source: packages::PackagesError,
     },
     /// A locked package is on no mirror any more.
-    #[error(
-        "package {name} {version} ({path}) is gone from every mirror of {repository}; {}",
-        now_there(now, component)
-    )]
+    #[error("package {} {} ({}) is gone from every mirror of {}; {}", package.name, package.version, package.path, package.repository, now_there(now, component))]
     Gone {
-        /// The package.
-        name: String,
-        /// The locked version.
-        version: String,
-        /// Its path below the archive.
-        path: String,
-        /// The manifest's name of the archive.
-        repository: String,
+        /// The package as it is locked.
+        package: Box<Pinned>,
         /// The component that it is locked for.
         component: String,
         /// The versions there now, with their suites.

@@ -148,21 +148,40 @@ fn check_signature(signature: &Signature, data: &[u8], keyring: &Keyring, now: u
         return Err(format!("the signature by {issuer} is not one of a text"));
     }
     check_form(signature, now).map_err(|reason| format!("the signature by {issuer} {reason}"))?;
-    for certificate in &keyring.certificates {
-        if names(signature, &certificate.primary_key) {
-            signature.verify(&certificate.primary_key, data).map_err(|_| mismatch(&issuer))?;
-            check_created(signature, &certificate.primary_key)?;
-            primary_may_sign(certificate, now)?;
-            return Ok(fingerprint(&certificate.primary_key));
+    // A keyring may hold an older copy of a key: any good one is enough.
+    let checked = keyring.certificates.iter().flat_map(|certificate| check_by(signature, data, certificate, now));
+    let mut result = Err(format!("key {issuer} is not in the keyring"));
+    for outcome in checked {
+        if outcome.is_ok() {
+            return outcome;
         }
-        for subkey in certificate.public_subkeys.iter().filter(|subkey| names(signature, &subkey.key)) {
-            signature.verify(&subkey.key, data).map_err(|_| mismatch(&issuer))?;
-            check_created(signature, &subkey.key)?;
-            subkey_may_sign(certificate, subkey, now)?;
-            return Ok(fingerprint(&subkey.key));
-        }
+        result = outcome;
     }
-    Err(format!("key {issuer} is not in the keyring"))
+    result
+}
+
+/// Checks the signature with each key of `certificate` that it names.
+fn check_by<'a>(
+    signature: &'a Signature,
+    data: &'a [u8],
+    certificate: &'a SignedPublicKey,
+    now: u64,
+) -> impl Iterator<Item = Result<String, String>> + 'a {
+    let primary = &certificate.primary_key;
+    let by_primary = names(signature, primary).then(|| {
+        signature.verify(primary, data).map_err(|_| mismatch(&issuer(signature)))?;
+        check_created(signature, primary)?;
+        primary_may_sign(certificate, now)?;
+        Ok(fingerprint(primary))
+    });
+    let subkeys = certificate.public_subkeys.iter().filter(|subkey| names(signature, &subkey.key));
+    let by_subkeys = subkeys.map(move |subkey| {
+        signature.verify(&subkey.key, data).map_err(|_| mismatch(&issuer(signature)))?;
+        check_created(signature, &subkey.key)?;
+        subkey_may_sign(certificate, subkey, now)?;
+        Ok(fingerprint(&subkey.key))
+    });
+    by_primary.into_iter().chain(by_subkeys)
 }
 
 fn mismatch(issuer: &str) -> String {
@@ -306,7 +325,7 @@ fn subkey_may_sign(certificate: &SignedPublicKey, subkey: &SignedPublicSubKey, n
     // "For subkeys that can issue signatures, the Subkey Binding signature MUST contain an Embedded Signature subpacket
     // with a Primary Key Binding signature" (section 5.2.1.8).
     let back = binding.embedded_signature().filter(|back| check_form(back, now).is_ok());
-    if !back.is_some_and(|back| back.verify_primary_key_binding(key, primary).is_ok()) {
+    if back.is_none_or(|back| back.verify_primary_key_binding(key, primary).is_err()) {
         return Err(format!("key {name} does not bind back to its primary key"));
     }
     Ok(())

@@ -52,10 +52,7 @@ fn explain(
     };
     match load(fetch, std::slice::from_ref(repository), &[architecture], now) {
         Ok(archive) if !lists(&archive, package) => AptError::Gone {
-            name: package.name.clone(),
-            version: package.version.clone(),
-            path: package.path.clone(),
-            repository: repository.name.clone(),
+            package: Box::new(package.clone()),
             component: component.to_owned(),
             now: versions(&archive, &package.name),
         },

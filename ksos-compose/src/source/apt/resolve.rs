@@ -16,6 +16,10 @@ use super::packages::{Key, Package, is_name};
 use super::relation::{self, Relation};
 use super::version;
 
+pub use error::{Conflict, ResolveError};
+
+mod error;
+
 /// The most names that an error suggests.
 const SUGGESTIONS: usize = 3;
 
@@ -50,95 +54,6 @@ pub struct Pinned {
     pub source: String,
     /// Archive section, e.g. `kernel`.
     pub section: String,
-}
-
-/// The requests cannot be met.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ResolveError {
-    /// A request is not in the form `name[:arch][=version|/suite]`.
-    #[error("{request:?} is not a package: expected NAME, NAME:ARCH, NAME=VERSION or NAME/SUITE")]
-    Request {
-        /// The request.
-        request: String,
-    },
-    /// A requested package is not there.
-    #[error("no package {request} in {}{}", searched.join(", "), suggestion(nearest))]
-    Unknown {
-        /// The request.
-        request: String,
-        /// The suites searched.
-        searched: Vec<String>,
-        /// Names like it.
-        nearest: Vec<String>,
-    },
-    /// A requested package is there in other versions only.
-    #[error("no package {request}; there is {}", available.join(", "))]
-    NoVersion {
-        /// The request.
-        request: String,
-        /// Versions with their suites.
-        available: Vec<String>,
-    },
-    /// A requested name is virtual, and several packages provide it.
-    #[error("{request} is a virtual package, provided by {}", providers.join(", "))]
-    Virtual {
-        /// The request.
-        request: String,
-        /// The packages that provide it.
-        providers: Vec<String>,
-    },
-    /// The same package is requested twice, differently.
-    #[error("{name} is requested as {first} and as {second}")]
-    Twice {
-        /// The package.
-        name: String,
-        /// A version.
-        first: String,
-        /// Another version.
-        second: String,
-    },
-    /// A dependency cannot be met.
-    #[error("{} needs {relation}, which cannot be had: {}{}", chain.join(" -> "), causes.join("; "), suggestion(nearest))]
-    Unsatisfiable {
-        /// From the requested package to the one that needs it, with versions.
-        chain: Vec<String>,
-        /// The relation.
-        relation: String,
-        /// Why each alternative is out.
-        causes: Vec<String>,
-        /// Names like it.
-        nearest: Vec<String>,
-    },
-    /// Two chosen packages exclude each other.
-    #[error("{first} and {second} cannot be together: {first} {field} {relation} (chosen: {}; {})", first_chain.join(" -> "), second_chain.join(" -> "))]
-    Conflict {
-        /// The package that says so, with its version.
-        first: String,
-        /// `conflicts with` or `breaks`.
-        field: &'static str,
-        /// What it says.
-        relation: String,
-        /// The other package, with its version.
-        second: String,
-        /// Why the first is chosen.
-        first_chain: Vec<String>,
-        /// Why the second is chosen.
-        second_chain: Vec<String>,
-    },
-    /// A relation cannot be read.
-    #[error("{package}, {field}: {source}")]
-    Relation {
-        /// The package, with its version.
-        package: String,
-        /// The field.
-        field: &'static str,
-        /// What is wrong.
-        source: relation::RelationError,
-    },
-}
-
-fn suggestion(nearest: &[String]) -> String {
-    if nearest.is_empty() { String::new() } else { format!(" (similar: {})", nearest.join(", ")) }
 }
 
 /// A package by its index and its number there.
@@ -561,14 +476,14 @@ impl<'a> Resolver<'a> {
             {
                 for relation in self.relations(*id, key, field)?.into_iter().flatten() {
                     if let Some(other) = self.conflicting(*id, &relation) {
-                        return Err(ResolveError::Conflict {
+                        return Err(ResolveError::Conflict(Box::new(Conflict {
                             first: self.universe.label(*id),
-                            field: verb,
+                            verb,
                             relation: relation.to_string(),
                             second: self.universe.label(other),
                             first_chain: self.chain(*id),
                             second_chain: self.chain(other),
-                        });
+                        })));
                     }
                 }
             }

@@ -376,6 +376,20 @@ fn one_good_signature_among_others_is_enough() {
 }
 
 #[test]
+fn a_renewed_copy_of_an_expired_key_counts() {
+    let mut key = TestKey::new("one");
+    key.certify(MADE, 950 * DAY, HashAlgorithm::Sha256, true);
+    let old = key.armored();
+    key.certify(MADE + 900 * DAY, 2000 * DAY, HashAlgorithm::Sha256, true);
+    let new = key.armored();
+    let message = cleartext::split(key.sign("A: 1\n", Signing::default()).as_bytes()).unwrap();
+    for (keys, good) in [(format!("{old}{new}"), true), (format!("{new}{old}"), true), (old, false)] {
+        let keyring = Keyring::parse("k.asc", keys.as_bytes()).unwrap();
+        assert_eq!(openpgp::verify(&message, &keyring, NOW).is_ok(), good);
+    }
+}
+
+#[test]
 fn bad_keyrings_are_refused() {
     let key = TestKey::new("one");
     let error = |bytes: &[u8]| Keyring::parse("k.asc", bytes).unwrap_err().to_string();

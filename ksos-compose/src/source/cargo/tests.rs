@@ -163,4 +163,15 @@ fn the_runtime_is_cross_built_with_debian_packages() {
     let status = Command::new(&emulator).arg(&built.path).status().unwrap();
     println!("{emulator}: {status}");
     assert!(status.code().is_some(), "the binary runs: {status}");
+
+    // The same bytes from another place, with another target directory.
+    let copy = directory.path().join("another/place");
+    fs::create_dir_all(&copy).unwrap();
+    let names = ["Cargo.toml", "Cargo.lock", "ksos-formats", "ksos-compose", "ksos-runtime", "tests"];
+    let sources = names.map(|name| workspace.join(name));
+    assert!(Command::new("cp").arg("-r").args(sources).arg(&copy).status().unwrap().success());
+    let again = Build { workspace: &copy, cache: &copy.join("cache"), ..build };
+    let rebuilt = super::build(&again, &toolchain, &|_| {}).unwrap();
+    assert_eq!(rebuilt.digest, built.digest);
+    assert_eq!(inputs::digest(&again).unwrap(), inputs::digest(&build).unwrap());
 }
