@@ -75,7 +75,7 @@ pub fn plan(table: &Table, mbr: &[u8], change: Change<'_>) -> Result<Option<Plan
     if needed > *sectors {
         return Err(GrowError::DiskTooSmall { needed, sectors: *sectors });
     }
-    let last_usable = sectors - array_sectors - 2;
+    let last_usable = sectors.saturating_sub(array_sectors + 2);
     let primary_array = if table.from_primary { used.entries_lba() } else { 2 };
     if primary_array + array_sectors > used.first_usable() {
         return Err(GrowError::NoRoomForEntries(array_sectors));

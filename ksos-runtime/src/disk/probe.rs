@@ -65,7 +65,7 @@ fn ext4(head: &[u8]) -> Option<Ext4> {
     if little::<2>(superblock, 56) != 0xef53 {
         return None;
     }
-    let block_size = 1024_u64.checked_shl(little::<4>(superblock, 24) as u32).filter(|size| *size <= 65536)?;
+    let block_size = 1024_u64 << Some(little::<4>(superblock, 24)).filter(|log| *log <= 6)?;
     let is_64bit = little::<4>(superblock, 96) & 0x80 != 0;
     let high = if is_64bit { little::<4>(superblock, 336) } else { 0 };
     let label = superblock.get(120..136)?.split(|byte| *byte == 0).next().unwrap_or(&[]);
@@ -109,8 +109,10 @@ mod tests {
         assert_eq!(identify(&head), expected(7));
         put_little::<4>(&mut head, 1024 + 96, 0x80);
         assert_eq!(identify(&head), expected((1 << 32) + 7));
-        put_little::<4>(&mut head, 1024 + 24, 40);
-        assert_eq!(identify(&head), Content::Foreign("unknown data".to_owned()), "an impossible block size");
+        for impossible in [7, 40, 60, u64::from(u32::MAX)] {
+            put_little::<4>(&mut head, 1024 + 24, impossible);
+            assert_eq!(identify(&head), Content::Foreign("unknown data".to_owned()), "block size {impossible}");
+        }
     }
 
     #[test]

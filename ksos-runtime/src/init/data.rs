@@ -212,7 +212,9 @@ fn persist_one(node: &Node<'_>, path: &str) -> Result<(), Error> {
         // Complete under another name first: half a copy would look like a whole one at the next boot.
         let staging = format!("{}/ksos/staging-{}", node.data.path, path.trim_matches('/').replace('/', "-"));
         sys.make_directory(&format!("{}/ksos", node.data.path), 0o755)?;
+        sys.remove_tree(&staging)?;
         sys.copy_tree(path, &staging)?;
+        sys.sync();
         sys.rename(&staging, &kept)?;
     }
     Ok(sys.bind(&kept, path)?)

@@ -154,9 +154,11 @@ fn persisted_paths_are_seeded_from_the_image_once() {
     sys.put("/var/lib/app/.keep", "");
     let mut node = node(&sys);
     node.config.data.persist = ["/var/lib/app", "/etc/app", "/not/there"].map(str::to_owned).to_vec();
+    sys.put("/data/ksos/staging-etc-app/half", "left by a power cut");
     let error = persist(&mut node).expect_err("one is missing");
     assert_eq!(error.to_string(), "/not/there is not in the image");
     assert_eq!(sys.text("/data/etc/app/config"), "default");
+    assert_eq!(sys.kind("/data/etc/app/half"), None);
     assert_eq!(sys.calls_of("bind"), ["bind /data/etc/app /etc/app", "bind /data/var/lib/app /var/lib/app"]);
     sys.put("/data/etc/app/config", "changed");
     persist(&mut node).expect_err("the same");

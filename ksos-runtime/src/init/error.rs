@@ -91,6 +91,14 @@ pub enum Error {
         /// The digest expected.
         expected: Digest,
     },
+    /// The root image does not hold what its hash tree says.
+    #[error("{path} is damaged, dm-verity refuses to read it: {source}")]
+    DamagedImage {
+        /// Its path.
+        path: String,
+        /// What failed for that reason.
+        source: sys::Error,
+    },
     /// The data partition holds something that is not ours to overwrite.
     #[error("{device} holds {content}; it is not formatted")]
     ForeignData {
@@ -100,7 +108,7 @@ pub enum Error {
         content: String,
     },
     /// A program of the image failed.
-    #[error("{program}: {exit}: {output}")]
+    #[error("{program}: {exit}: {}", last_characters(.output))]
     Program {
         /// Its name.
         program: String,
@@ -118,6 +126,14 @@ pub enum Error {
     /// Several failures of one stage.
     #[error("{}", .0.join("; "))]
     Several(Vec<String>),
+}
+
+/// Most of a program's output that an error shows, in characters.
+const SHOWN: usize = 400;
+
+/// Returns the end of `text`: what a program says last is why it ended.
+fn last_characters(text: &str) -> &str {
+    text.char_indices().rev().nth(SHOWN - 1).map_or(text, |(start, _)| text.get(start..).unwrap_or(text))
 }
 
 impl Error {

@@ -134,6 +134,10 @@ impl<'a> Boot<'a> {
             Ok(loader) => loader,
             Err(error) => return Ok(format!("{error}")),
         };
+        let (release, expected) = (self.sys.kernel_release(), &self.config.kernel_release);
+        if release != *expected {
+            say(self.sys, &format!("this is kernel {release}, the initramfs was made for {expected}"));
+        }
         let mut count = 0;
         for name in &self.config.modules {
             match loader.load(name) {
@@ -258,7 +262,11 @@ impl<'a> Boot<'a> {
 
     fn mount_squashfs(&self, device: &str) -> Result<(), Error> {
         let flags = MountFlags { read_only: true, ..MountFlags::default() };
-        Ok(self.sys.mount(&Mount { source: device, target: ROOT, kind: "squashfs", flags, options: "" })?)
+        let mounted = self.sys.mount(&Mount { source: device, target: ROOT, kind: "squashfs", flags, options: "" });
+        mounted.map_err(|source| match source.source.raw_os_error() {
+            Some(libc::EIO) if self.mode == RootMode::Slot => Error::DamagedImage { path: self.image_path(), source },
+            _ => source.into(),
+        })
     }
 
     /// Stage 06: tells the next PID 1 what it needs to know and makes the root the root.
@@ -390,6 +398,15 @@ mod tests {
         assert!(sys.terminal.borrow().contains("ksos: waiting for the boot disk"));
         sys.disks.borrow_mut().insert("/dev/vda".to_owned(), disk);
         assert!(run(&sys).to_string().contains("execute"));
+    }
+
+    #[test]
+    fn a_damaged_image_is_called_that() {
+        let sys = machine("");
+        sys.fail_with("mount /dev/dm-0", libc::EIO);
+        let text = run(&sys).to_string();
+        let expected = "/run/ksos/slot/root.squashfs is damaged, dm-verity refuses to read it: ";
+        assert!(text.starts_with(expected), "{text}");
     }
 
     #[test]

@@ -164,6 +164,7 @@ pub struct Service {
     connect_pause_ms: u64,
     probing: bool,
     degraded: bool,
+    announced: bool,
 }
 
 impl Service {
@@ -178,6 +179,7 @@ impl Service {
             connect_pause_ms: CONNECT_PAUSE_MS.0,
             probing: false,
             degraded: false,
+            announced: false,
         }
     }
 
@@ -364,9 +366,12 @@ fn started(service: &mut Service, name: &str, role: Role, now: u64, actions: &mu
 
 fn became_ready(service: &mut Service, name: &str, now: u64, actions: &mut Vec<Action>) {
     service.phase = Phase::Ready;
+    // A service that ends and comes back again and again does not say so each time.
+    if !std::mem::replace(&mut service.announced, true) || service.degraded {
+        let ms = now.saturating_sub(service.started_ms);
+        actions.push(Action::Note(format!("service {name}: ready after {ms} ms")));
+    }
     recovered(service, name, actions);
-    let ms = now.saturating_sub(service.started_ms);
-    actions.push(Action::Note(format!("service {name}: ready after {ms} ms")));
 }
 
 fn recovered(service: &mut Service, name: &str, actions: &mut Vec<Action>) {

@@ -15,6 +15,7 @@ struct Request {
     remove: bool,
     dry: bool,
     names: Vec<String>,
+    options: String,
 }
 
 fn parse(arguments: &[String]) -> Result<Request, String> {
@@ -44,11 +45,10 @@ fn parse(arguments: &[String]) -> Result<Request, String> {
         }
     }
     if request.names.is_empty() {
-        return Err("usage: modprobe [-q] [-a] [-n] [-r] [--] NAME|ALIAS...".to_owned());
+        return Err("usage: modprobe [-q] [-a] [-n] [-r] [--] NAME|ALIAS [OPTION...]".to_owned());
     }
     if !request.all && !request.remove {
-        // What follows the name are module parameters; they come from the kernel command line here.
-        request.names.truncate(1);
+        request.options = request.names.split_off(1).join(" ");
     }
     Ok(request)
 }
@@ -65,7 +65,7 @@ pub fn modprobe(sys: &dyn Sys, arguments: &[String], out: &mut dyn Write, errors
     let cmdline = Cmdline::parse(&read_text(sys, "/proc/cmdline").unwrap_or_default());
     let loader = match Loader::open(sys, &cmdline) {
         Ok(loader) if request.dry => loader.dry(),
-        Ok(loader) => loader,
+        Ok(loader) => loader.with_options(request.options.clone()),
         Err(error) => return report(&request, &error.to_string(), errors),
     };
     let mut status = 0;
@@ -124,6 +124,8 @@ mod tests {
         assert!(sys.calls_of("load ").is_empty());
         assert_eq!(call(&sys, &["-r", "a"]).0, 0);
         assert_eq!(sys.calls_of("unload "), ["unload a", "unload b"]);
+        assert_eq!(call(&sys, &["a", "x=1", "y=2"]).0, 0);
+        assert_eq!(sys.calls_of("load ")[1], "load /lib/modules/6.12.0-test/a.ko x=1 y=2");
         assert_eq!(call(&sys, &["-aq", "a", "none"]).0, 1);
         assert!(call(&sys, &["none"]).2.contains("no module or alias \"none\""));
         assert_eq!(call(&sys, &["-Z", "a"]), (2, String::new(), "modprobe: unknown option -Z\n".to_owned()));

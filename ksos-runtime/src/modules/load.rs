@@ -35,6 +35,7 @@ pub struct Loader<'a> {
     blacklist: BTreeSet<String>,
     loaded: RefCell<BTreeSet<String>>,
     dry: bool,
+    options: String,
 }
 
 impl<'a> Loader<'a> {
@@ -56,12 +57,19 @@ impl<'a> Loader<'a> {
             blacklist: cmdline.blacklist().into_iter().collect(),
             loaded: RefCell::default(),
             dry: false,
+            options: String::new(),
         })
     }
 
     /// Makes the loader return what it would load instead of loading it.
     pub fn dry(mut self) -> Self {
         self.dry = true;
+        self
+    }
+
+    /// Adds options for the modules that are asked for by name, after those of the kernel command line.
+    pub fn with_options(mut self, options: String) -> Self {
+        self.options = options;
         self
     }
 
@@ -107,22 +115,24 @@ impl<'a> Loader<'a> {
             // A soft dependency that fails is no failure of the module (modprobe.d(5)).
             let _ = self.load_module(before, depth + 1, done);
         }
-        for path in module.dependencies.iter().rev().chain([&module.path]) {
-            self.insert(path, done)?;
+        for path in module.dependencies.iter().rev() {
+            self.insert(path, "", done)?;
         }
+        self.insert(&module.path, if depth == 0 { &self.options } else { "" }, done)?;
         for after in soft.map_or(&[][..], |soft| &soft.after) {
             let _ = self.load_module(after, depth + 1, done);
         }
         Ok(())
     }
 
-    fn insert(&self, path: &str, done: &mut Vec<String>) -> Result<(), Error> {
+    fn insert(&self, path: &str, options: &str, done: &mut Vec<String>) -> Result<(), Error> {
         if self.loaded.borrow().contains(path) {
             return Ok(());
         }
         let name = canonical_name(path);
         if !self.dry && self.sys.kind(&format!("/sys/module/{name}/initstate")).is_none() {
-            self.sys.load_module(path, &self.cmdline.module_options(&name))?;
+            let options = format!("{} {options}", self.cmdline.module_options(&name));
+            self.sys.load_module(path, options.trim())?;
         }
         self.loaded.borrow_mut().insert(path.to_owned());
         done.push(path.to_owned());

@@ -67,6 +67,7 @@ pub struct Double {
     pub calls: RefCell<Vec<String>>,
     /// Calls that fail: the beginning of the recorded line, and the reason.
     pub failures: RefCell<Vec<(String, String)>>,
+    errnos: RefCell<Vec<(String, i32)>>,
     /// Results of [`Sys::run`] by program path, in order; a program without one ends with status 0.
     pub runs: RefCell<BTreeMap<String, VecDeque<(Exit, String)>>>,
     /// What [`Sys::wait`] returns, in order; when it is empty, time passes until the timeout.
@@ -93,6 +94,7 @@ impl Double {
             directory,
             calls: RefCell::default(),
             failures: RefCell::default(),
+            errnos: RefCell::default(),
             runs: RefCell::default(),
             wakes: RefCell::default(),
             exits: RefCell::default(),
@@ -121,6 +123,11 @@ impl Double {
         self.failures.borrow_mut().push((call.to_owned(), reason.to_owned()));
     }
 
+    /// Makes calls that begin with `call` fail with a number of the kernel.
+    pub fn fail_with(&self, call: &str, errno: i32) {
+        self.errnos.borrow_mut().push((call.to_owned(), errno));
+    }
+
     /// Returns the recorded calls that begin with `prefix`.
     pub fn calls_of(&self, prefix: &str) -> Vec<String> {
         self.calls.borrow().iter().filter(|call| call.starts_with(prefix)).cloned().collect()
@@ -130,6 +137,9 @@ impl Double {
         let failures = self.failures.borrow();
         let failure = failures.iter().find(|(prefix, _)| call.starts_with(prefix.as_str()));
         self.calls.borrow_mut().push(call.clone());
+        if let Some((_, errno)) = self.errnos.borrow().iter().find(|(prefix, _)| call.starts_with(prefix.as_str())) {
+            return Err(Error::new("perform", call, std::io::Error::from_raw_os_error(*errno)));
+        }
         failure.map_or(Ok(()), |(_, reason)| Err(Error::stated("perform", call, reason.clone())))
     }
 }
@@ -181,6 +191,9 @@ impl Sys for Double {
     }
     fn copy_tree(&self, from: &str, to: &str) -> Result<()> {
         self.files.copy_tree(from, to)
+    }
+    fn remove_tree(&self, path: &str) -> Result<()> {
+        self.files.remove_tree(path)
     }
     fn copy_hashed(&self, from: &str, to: &str) -> Result<Digest> {
         self.files.copy_hashed(from, to)

@@ -136,6 +136,18 @@ impl Files {
         copy_tree(&self.host(from), &self.host(to), 0).map_err(|source| Error::new("copy", from, source))
     }
 
+    pub(super) fn remove_tree(&self, path: &str) -> Result<()> {
+        let host = self.host(path);
+        let Ok(metadata) = fs::symlink_metadata(&host) else { return Ok(()) };
+        let removed = if metadata.is_dir() {
+            delete_below(&host, metadata.dev(), 0);
+            fs::remove_dir(&host)
+        } else {
+            fs::remove_file(&host)
+        };
+        removed.map_err(|source| Error::new("remove", path, source))
+    }
+
     pub(super) fn copy_hashed(&self, from: &str, to: &str) -> Result<Digest> {
         let copy = || {
             let mut source = fs::File::open(self.host(from))?;

@@ -138,6 +138,10 @@ impl Sys for Linux {
         self.files.copy_tree(from, to)
     }
 
+    fn remove_tree(&self, path: &str) -> Result<()> {
+        self.files.remove_tree(path)
+    }
+
     fn copy_hashed(&self, from: &str, to: &str) -> Result<Digest> {
         self.files.copy_hashed(from, to)
     }

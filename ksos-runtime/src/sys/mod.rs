@@ -283,6 +283,8 @@ pub trait Sys {
     fn modified(&self, path: &str) -> Result<u64>;
     /// Copies a directory tree (files, directories, links; modes and owners) to a path that does not exist.
     fn copy_tree(&self, from: &str, to: &str) -> Result<()>;
+    /// Removes a directory tree, as far as it is on one file system; nothing there is no failure.
+    fn remove_tree(&self, path: &str) -> Result<()>;
     /// Copies a file while hashing it; returns the SHA-256 digest of what was read.
     fn copy_hashed(&self, from: &str, to: &str) -> Result<ksos_formats::Digest>;
     /// Removes everything on the file system that `/` is on, when that is an initramfs.

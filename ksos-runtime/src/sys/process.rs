@@ -13,10 +13,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command as Process, Stdio};
 
+use rustix::process::{Resource, Rlimit};
+
 use super::{Command, Error, Exit, Limits, Pid, Result, Streams};
 
-/// How much of the end of a program's output [`run`] returns, in bytes.
-const OUTPUT_LIMIT: usize = 2048;
+/// How much of the end of a program's output [`run`] keeps, in bytes.
+const OUTPUT_LIMIT: usize = 64 << 10;
 /// Search path of everything that the runtime starts.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -39,9 +41,9 @@ impl Child {
             let file = rustix::fs::open(c"/proc/self/oom_score_adj", rustix::fs::OFlags::WRONLY, 0.into())?;
             rustix::io::write(&file, text.as_bytes())?;
         }
-        set_limit(libc::RLIMIT_NOFILE, self.limits.nofile)?;
-        set_limit(libc::RLIMIT_NPROC, self.limits.nproc)?;
-        set_limit(libc::RLIMIT_CORE, self.limits.core)?;
+        set_limit(Resource::Nofile, self.limits.nofile)?;
+        set_limit(Resource::Nproc, self.limits.nproc)?;
+        set_limit(Resource::Core, self.limits.core)?;
         if self.terminal {
             // SAFETY: descriptor 0 is the terminal, and TIOCSCTTY takes an integer. Failure costs job control only.
             unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
@@ -51,14 +53,9 @@ impl Child {
     }
 }
 
-fn set_limit(resource: libc::__rlimit_resource_t, value: Option<u64>) -> io::Result<()> {
-    let Some(value) = value else { return Ok(()) };
-    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
-    // SAFETY: `limit` is a live rlimit structure that the call only reads.
-    if unsafe { libc::setrlimit(resource, &raw const limit) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+fn set_limit(resource: Resource, value: Option<u64>) -> io::Result<()> {
+    let Some(_) = value else { return Ok(()) };
+    Ok(rustix::process::setrlimit(resource, Rlimit { current: value, maximum: value })?)
 }
 
 /// Gives a child an empty signal mask: PID 1 blocks what it reads from its signal descriptor.
@@ -107,11 +104,17 @@ fn start(command: &Command, output: Option<OwnedFd>) -> io::Result<Pid> {
     Pid::try_from(process.spawn()?.id()).map_err(io::Error::other)
 }
 
-/// Runs a program to its end; returns how it ended and the end of its output, standard error last.
+/// Runs a program to its end; returns how it ended and the end of its output.
 pub(super) fn run(arguments: &[&str]) -> Result<(Exit, String)> {
     let name = arguments.first().copied().unwrap_or("");
+    run_to_end(name, arguments.get(1..).unwrap_or(&[])).map_err(|source| Error::new("run", name, source))
+}
+
+fn run_to_end(name: &str, arguments: &[&str]) -> io::Result<(Exit, String)> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let mut process = Process::new(name);
-    process.args(arguments.get(1..).unwrap_or(&[])).env_clear().env("PATH", PATH).stdin(Stdio::null());
+    process.args(arguments).env_clear().env("PATH", PATH).stdin(Stdio::null());
+    process.stdout(write.try_clone()?).stderr(write);
     // SAFETY: see `unblock_signals`; it only makes one system call on a value of its own.
     unsafe {
         process.pre_exec(|| {
@@ -119,11 +122,30 @@ pub(super) fn run(arguments: &[&str]) -> Result<(Exit, String)> {
             Ok(())
         });
     }
-    let output = process.output().map_err(|source| Error::new("run", name, source))?;
-    let mut text = output.stdout;
-    text.extend_from_slice(&output.stderr);
-    let tail = text.get(text.len().saturating_sub(OUTPUT_LIMIT)..).unwrap_or(&[]);
-    Ok((exit_of(output.status), String::from_utf8_lossy(tail).trim().to_owned()))
+    let mut child = process.spawn()?;
+    // It holds the writing ends; the pipe ends when the program's copies are the last ones and are closed.
+    drop(process);
+    let output = last_of(&mut File::from(read));
+    let status = child.wait()?;
+    Ok((exit_of(status), String::from_utf8_lossy(&output?).trim().to_owned()))
+}
+
+/// Reads to the end and returns the last [`OUTPUT_LIMIT`] bytes or a little more, whatever the length.
+fn last_of(source: &mut impl io::Read) -> io::Result<Vec<u8>> {
+    let (mut kept, mut buffer) = (Vec::new(), vec![0; 4096]);
+    loop {
+        let count = match source.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        if count == 0 {
+            return Ok(kept);
+        }
+        kept.extend_from_slice(buffer.get(..count).unwrap_or(&[]));
+        if kept.len() > 2 * OUTPUT_LIMIT {
+            kept.drain(..kept.len() - OUTPUT_LIMIT);
+        }
+    }
 }
 
 fn exit_of(status: std::process::ExitStatus) -> Exit {
@@ -160,6 +182,8 @@ mod tests {
     fn run_returns_status_and_the_end_of_the_output() {
         let (exit, text) = run(&["/bin/sh", "-c", "echo out; echo err >&2; exit 3"]).expect("sh runs");
         assert_eq!((exit, text.as_str()), (Exit::Code(3), "out\nerr"));
+        let (exit, text) = run(&["/bin/sh", "-c", "yes | head -c 1000000; echo end"]).expect("sh runs");
+        assert!(exit.success() && text.len() <= 2 * OUTPUT_LIMIT && text.ends_with("end"), "{}", text.len());
         let (exit, _) = run(&["/bin/sh", "-c", "kill -9 $$"]).expect("sh runs");
         assert_eq!(exit, Exit::Signal(9));
         let error = run(&["/nonexistent/tool"]).expect_err("no such program");

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -111,17 +111,13 @@ impl Sources {
     fn poll(&self, timeout_ms: Option<u64>) -> Vec<(Source, PollFlags)> {
         let (signals, uevents) = (self.signals.borrow(), self.uevents.borrow());
         let (pipes, buttons) = (self.pipes.borrow(), self.buttons.borrow());
-        let (mut sources, mut entries) = (Vec::new(), Vec::new());
-        let mut add = |source: Source, fd: BorrowedFd<'_>| {
-            sources.push(source);
-            // SAFETY: the borrow lives as long as the `RefCell` borrows above, which outlive the entries.
-            let fd = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&fd)) };
-            entries.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
-        };
-        signals.iter().for_each(|fd| add(Source::Signals, fd.as_fd()));
-        uevents.iter().for_each(|fd| add(Source::Uevents, fd.as_fd()));
-        pipes.iter().for_each(|(name, pipe)| add(Source::Pipe(name.clone()), pipe.read.as_fd()));
-        buttons.iter().for_each(|(name, fd)| add(Source::Button(name.clone()), fd.as_fd()));
+        let mut all: Vec<(Source, PollFd<'_>)> = Vec::new();
+        let entry = |source, fd| (source, PollFd::new(fd, PollFlags::IN));
+        all.extend(signals.iter().map(|fd| entry(Source::Signals, fd)));
+        all.extend(uevents.iter().map(|fd| entry(Source::Uevents, fd)));
+        all.extend(pipes.iter().map(|(name, pipe)| entry(Source::Pipe(name.clone()), &pipe.read)));
+        all.extend(buttons.iter().map(|(name, fd)| entry(Source::Button(name.clone()), fd)));
+        let (sources, mut entries): (Vec<Source>, Vec<PollFd<'_>>) = all.into_iter().unzip();
         let timeout = timeout_ms.map(|ms| Timespec {
             tv_sec: i64::try_from(ms / 1000).unwrap_or(i64::MAX),
             tv_nsec: (ms % 1000) as i64 * 1_000_000,
