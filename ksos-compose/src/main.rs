@@ -5,6 +5,7 @@
 mod render;
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use clap::Parser;
 use ksos_compose::cache::Cache;
 use ksos_compose::cli::{CacheCommand, Cli, Command, Global, Selection};
 use ksos_compose::manifest;
-use ksos_compose::ops::{self, Environment, LockMode, OpError, Session, Target};
+use ksos_compose::ops::{self, Environment, LockMode, OpError, Reporter, Session, Target};
 
 use crate::render::Terminal;
 
@@ -167,8 +168,22 @@ fn run_image(
     } else {
         (target, arguments.arch)
     };
-    let _ = (image, arch);
-    Ok(ExitCode::SUCCESS)
+    let options = ops::run::Request {
+        arch,
+        until_ready: arguments.until.is_some(),
+        timeout: arguments.timeout,
+        secure_boot: arguments.secure_boot,
+        memory: &arguments.memory,
+        disk_size: &arguments.disk_size,
+        forwards: &arguments.forward,
+        persist: arguments.persist.as_deref(),
+        interactive: std::io::stdin().is_terminal(),
+        search_path: std::env::var_os("PATH").unwrap_or_default(),
+    };
+    let until_ready = options.until_ready;
+    let outcome = ops::run::boot(&image, &options, &mut std::io::stdout(), &|text| terminal.note(text))?;
+    terminal.ran(&outcome);
+    Ok(if outcome.is_success(until_ready) { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn run_cache(command: &CacheCommand, global: &Global, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {

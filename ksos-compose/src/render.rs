@@ -208,6 +208,11 @@ impl Terminal {
         }
     }
 
+    /// Prints what became of a run.
+    pub fn ran(&self, outcome: &ops::run::Outcome) {
+        self.line(&outcome.to_string());
+    }
+
     /// Prints what the cache holds.
     pub fn cache_listed(&self, buckets: &[ops::cache::Bucket], json: bool) {
         if json {
@@ -242,10 +247,12 @@ impl Reporter for Terminal {
         }
     }
 
-    fn step(&self, image: &str, step: &str, reason: &str) {
-        // Downloads show themselves.
-        if !self.quiet && !step.starts_with("fetch ") {
-            self.line(&format!("{image}: {step} ({reason})"));
+    fn step(&self, image: &str, step: &str, reason: &Reason) {
+        // Downloads show themselves, and in a first build everything is new.
+        match reason {
+            _ if self.quiet || step.starts_with("fetch ") => {}
+            Reason::New => self.line(&format!("{image}: {step}")),
+            reason => self.line(&format!("{image}: {step} ({reason})")),
         }
     }
 }

@@ -235,6 +235,18 @@ pub enum OpError {
     /// A kernel configuration or requirement list cannot be read.
     #[error(transparent)]
     KernelConfig(#[from] crate::kernel::config::ConfigError),
+    /// The image could not be run.
+    #[error(transparent)]
+    Run(#[from] super::run::RunError),
+    /// A port forward on the command line.
+    #[error(transparent)]
+    Forward(#[from] super::run::ParseForwardError),
+    /// The architecture of an image is not known.
+    #[error("cannot tell the architecture of {}: its name has neither x86_64 nor arm64; --arch says it", path.display())]
+    UnknownArch {
+        /// The image.
+        path: std::path::PathBuf,
+    },
     /// There is no place for the cache.
     #[error("there is no cache directory: neither --cache, KSOS_CACHE, XDG_CACHE_HOME nor HOME is set")]
     NoCacheDirectory,
@@ -260,6 +272,8 @@ impl OpError {
             | OpError::Epoch { .. }
             | OpError::NoCacheDirectory
             | OpError::Size { .. }
+            | OpError::Forward(_)
+            | OpError::UnknownArch { .. }
             | OpError::UnknownComponent { .. }
             | OpError::Reconcile(ReconcileError::Unknown { .. }) => Problem::Manifest,
             OpError::Steps { failures } => {

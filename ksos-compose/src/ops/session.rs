@@ -9,6 +9,7 @@ use ksos_formats::Arch;
 
 use crate::cache::Cache;
 use crate::effects::progress::Progress;
+use crate::graph::Reason;
 
 /// Values of the environment that operations use. Library code reads none itself.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +43,7 @@ pub trait Reporter: Send + Sync {
     /// Something worth a line: a note, a warning.
     fn note(&self, text: &str);
     /// A step of the build of `image` started.
-    fn step(&self, image: &str, step: &str, reason: &str);
+    fn step(&self, image: &str, step: &str, reason: &Reason);
 }
 
 /// An open session.

@@ -16,7 +16,7 @@ const SHARING: [u32; 3] = [0x9123_683e, 0x5846_5342, 0xca45_1a4e];
 
 /// Copies the first `size` bytes of `source` to `offset` in `target`, which holds zeros there. Holes of the source
 /// and blocks of zeros stay holes; file systems that can share blocks do.
-pub(super) fn copy_sparse(source: &File, size: u64, target: &File, offset: u64) -> io::Result<()> {
+pub fn copy_sparse(source: &File, size: u64, target: &File, offset: u64) -> io::Result<()> {
     let shared = shares_blocks(source, target);
     let mut buffer = Vec::new();
     let mut position = 0;

@@ -19,6 +19,7 @@ use gpt::partition_types::{OperatingSystem, Type};
 use gpt::{GptConfig, partition};
 use uuid::Uuid;
 
+pub use self::copy::copy_sparse;
 pub use self::layout::{ALIGNMENT, Extent, Layout, SECTOR, layout};
 use crate::effects::fs::{self, FsError};
 

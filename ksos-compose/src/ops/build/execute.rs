@@ -97,7 +97,7 @@ impl Execute for Executor<'_> {
 
     fn report(&self, step: &Step, report: &Report<'_>) {
         if let Report::Starts(reason) = report {
-            self.session.reporter.step(&self.plan.image.name, &step.name, &reason.to_string());
+            self.session.reporter.step(&self.plan.image.name, &step.name, reason);
         }
     }
 }
@@ -320,6 +320,7 @@ impl<'a> Executor<'a> {
                 root: &root.tree,
                 initramfs: &initramfs,
                 kernel: &self.part(step, kernel, inputs)?,
+                modules: &index,
                 required_options: &self.project.required_options,
                 denied_modules: proof::denied_modules(),
             },
@@ -390,7 +391,7 @@ impl<'a> Executor<'a> {
 }
 
 /// Names of modules to load: patterns expanded, without those that are optional and not there, or built in.
-fn names(patterns: &[ModulePattern], index: &kernel::ModuleIndex) -> Vec<String> {
+pub fn names(patterns: &[ModulePattern], index: &kernel::ModuleIndex) -> Vec<String> {
     let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
     let selection = kernel::select(index, &patterns).unwrap_or_default();
     selection.requested.into_iter().flat_map(|(_, names)| names).filter(|name| index.modules.contains_key(name)).collect()

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::root::service_config;
 use crate::cache::Cache;
 use crate::effects::fs;
-use crate::kernel::{KernelConfig, KernelFiles, Requirement};
-use crate::manifest::Manifest;
+use crate::kernel::{KernelConfig, KernelFiles, ModuleIndex, Requirement};
+use crate::manifest::{Manifest, ModulePattern};
 use crate::ops::OpError;
 use crate::plan::Plan;
 use crate::proof::{self, Budgets, FileFacts, Finding, Input, MemoryFactCache, Severity};
@@ -32,6 +32,8 @@ pub struct Subject<'a> {
     pub initramfs: &'a Tree,
     /// The kernel's component.
     pub kernel: &'a Tree,
+    /// The modules that the kernel has.
+    pub modules: &'a ModuleIndex,
     /// Required kernel options: file and text.
     pub required_options: &'a [(String, String)],
     /// Directories of modules that no image may have.
@@ -49,9 +51,9 @@ pub fn check(subject: &Subject<'_>, cache: &Cache) -> Result<Vec<Finding>, OpErr
     let requirements = requirements(subject)?;
     let services: BTreeMap<String, ServiceConfig> =
         manifest.services.iter().map(|(name, service)| (name.clone(), service_config(service))).collect();
-    let patterns = |list: &[crate::manifest::ModulePattern]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let mut initramfs_modules = patterns(&manifest.kernel.initramfs_modules);
-    initramfs_modules.extend(patterns(&manifest.kernel.initramfs_drivers));
+    let asked = |lists: &[&[ModulePattern]]| -> Vec<String> {
+        lists.iter().flat_map(|list| super::execute::names(list, subject.modules)).collect()
+    };
     let input = Input {
         arch: plan.image.arch,
         root,
@@ -59,8 +61,8 @@ pub fn check(subject: &Subject<'_>, cache: &Cache) -> Result<Vec<Finding>, OpErr
         kernel_release: &files.release,
         kernel_config: &config,
         requirements: &requirements,
-        root_modules: &patterns(&manifest.kernel.modules),
-        initramfs_modules: &initramfs_modules,
+        root_modules: &asked(&[&manifest.kernel.modules]),
+        initramfs_modules: &asked(&[&manifest.kernel.initramfs_modules, &manifest.kernel.initramfs_drivers]),
         denied_modules: &subject.denied_modules,
         services: &services,
         cmdline: &plan.cmdline,

@@ -10,6 +10,7 @@
 pub mod arguments;
 mod disk;
 pub mod firmware;
+mod request;
 mod machine;
 pub mod watch;
 
@@ -21,7 +22,8 @@ use std::time::{Duration, Instant};
 
 use ksos_formats::Arch;
 
-pub use arguments::{Accelerator, Forward};
+pub use request::{Request, boot};
+pub use arguments::{Accelerator, Forward, ParseForwardError};
 pub use watch::{Event, Watcher};
 
 use crate::effects::fs::FsError;
