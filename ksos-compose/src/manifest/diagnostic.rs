@@ -230,10 +230,11 @@ struct Rendered<'a> {
 
 impl<'a> Rendered<'a> {
     fn new(diagnostic: &'a Diagnostic) -> Self {
-        let source = diagnostic
-            .place
-            .as_ref()
-            .map(|place| WholeLines { name: place.source.shown.display().to_string(), source: place.source.clone() });
+        let source = diagnostic.place.as_ref().filter(|_| is_drawable(diagnostic)).map(|place| WholeLines {
+            name: place.source.shown.display().to_string(),
+            // The added line end gives a place at the end of the text a line to be on.
+            text: place.source.text.clone() + "\n",
+        });
         let elsewhere = diagnostic.other.as_ref().filter(|(other, _)| !same_file(diagnostic.place.as_ref(), other));
         let elsewhere = elsewhere.map(|(other, label)| format!("{label}: {other}"));
         let lines: Vec<String> = diagnostic.hint.iter().cloned().chain(elsewhere).collect();
@@ -245,7 +246,7 @@ impl<'a> Rendered<'a> {
 #[derive(Debug)]
 struct WholeLines {
     name: String,
-    source: Arc<SourceFile>,
+    text: String,
 }
 
 impl SourceCode for WholeLines {
@@ -255,14 +256,14 @@ impl SourceCode for WholeLines {
         _: usize,
         _: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let text = &self.source.text;
+        let text = &self.text;
         let first = floor_boundary(text, span.offset());
         let last = floor_boundary(text, span.offset() + span.len()).max(first);
         let start = text[..first].rfind('\n').map_or(0, |newline| newline + 1);
-        let end = text[last..].find('\n').map_or(text.len(), |newline| last + newline);
+        let end = text[last..].find('\n').map_or(text.len(), |newline| last + newline + 1);
         let line = text[..start].matches('\n').count();
         let column = text[start..first].chars().count();
-        let count = text[start..end].matches('\n').count() + 1;
+        let count = text[start..end].matches('\n').count();
         let bytes = &text.as_bytes()[start..end];
         let range = (start, end - start).into();
         Ok(Box::new(MietteSpanContents::new_named(self.name.clone(), bytes, range, line, column, count)))
@@ -273,9 +274,29 @@ fn same_file(place: Option<&Place>, other: &Place) -> bool {
     place.is_some_and(|place| place.source.path == other.source.path)
 }
 
+/// Longest line that is drawn; miette cannot format columns above 65535.
+const MAX_DRAWN: usize = 1000;
+
+/// Says whether all lines from one place of a diagnostic to the other are short enough to be drawn.
+fn is_drawable(diagnostic: &Diagnostic) -> bool {
+    let Some(place) = &diagnostic.place else { return false };
+    let other = diagnostic.other.as_ref().map(|(other, _)| other).filter(|other| same_file(Some(place), other));
+    let starts = [place.range.start, other.unwrap_or(place).range.start];
+    let text = &place.source.text;
+    let first = floor_boundary(text, starts[0].min(starts[1]));
+    let last = floor_boundary(text, starts[0].max(starts[1]));
+    let start = text[..first].rfind('\n').map_or(0, |newline| newline + 1);
+    let end = text[last..].find('\n').map_or(text.len(), |newline| last + newline);
+    text[start..end].lines().all(|line| line.len() <= MAX_DRAWN)
+}
+
 impl std::fmt::Display for Rendered<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.diagnostic.message)
+        match (&self.source, &self.diagnostic.label) {
+            (None, label) if !label.is_empty() => write!(f, "{}; {label}", self.diagnostic),
+            (None, _) => self.diagnostic.fmt(f),
+            (Some(_), _) => f.write_str(&self.diagnostic.message),
+        }
     }
 }
 
@@ -298,7 +319,7 @@ impl miette::Diagnostic for Rendered<'_> {
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let place = self.diagnostic.place.as_ref()?;
+        let place = self.diagnostic.place.as_ref().filter(|_| self.source.is_some())?;
         let label = Some(self.diagnostic.label.clone()).filter(|label| !label.is_empty());
         let primary = LabeledSpan::new_primary_with_span(label, first_line(place));
         let other = self.diagnostic.other.as_ref().filter(|(other, _)| same_file(Some(place), other));
@@ -406,9 +427,21 @@ impl Diagnostics {
         Place { source: self.sources[span.file].clone(), range: span.start..span.end }
     }
 
+    /// Returns the text of a span as it stands in its file.
+    pub(super) fn raw(&self, span: Span) -> &str {
+        self.sources[span.file].text.get(span.start..span.end).unwrap_or_default()
+    }
+
     /// Says whether there is an error at exactly this place already.
     pub(super) fn has_error_at(&self, span: Span) -> bool {
         self.spans.contains(&span)
+    }
+
+    /// Says whether there is an error at a place or inside it.
+    pub(super) fn has_error_within(&self, span: Span) -> bool {
+        let from = Span { end: 0, ..span };
+        let inside = |found: &&Span| found.file == span.file && found.start <= span.end;
+        self.spans.range(from..).take_while(inside).any(|found| found.end <= span.end)
     }
 
     /// Says whether there is any error.

@@ -21,11 +21,13 @@ pub(super) struct Loader<'a> {
     /// The documents, base first; each is the document of the file that its span names.
     pub(super) layers: Vec<Node>,
     stack: Vec<PathBuf>,
+    /// Whether something that the image is made of could not be read.
+    pub(super) incomplete: bool,
 }
 
 impl<'a> Loader<'a> {
     pub(super) fn new(files: &'a dyn Files, diagnostics: &'a mut Diagnostics) -> Self {
-        Loader { files, diagnostics, layers: Vec::new(), stack: Vec::new() }
+        Loader { files, diagnostics, layers: Vec::new(), stack: Vec::new(), incomplete: false }
     }
 
     /// Reads `path`, shown as `shown`, and before it what it extends. `from` is the string that names it.
@@ -46,7 +48,10 @@ impl<'a> Loader<'a> {
             Ok(bytes) => bytes,
             Err(error) => return self.unreadable(shown, from, &error),
         };
-        let document = self.parse(shown, path, bytes);
+        let Some(document) = self.parse(shown, path, bytes) else {
+            self.incomplete = true;
+            return;
+        };
         self.stack.push(path.to_owned());
         for (text, span) in extends(&document) {
             let directory = |path: &Path| path.parent().unwrap_or(Path::new("")).to_owned();
@@ -58,7 +63,9 @@ impl<'a> Loader<'a> {
         self.layers.push(document);
     }
 
-    fn parse(&mut self, shown: &Path, path: &Path, bytes: Vec<u8>) -> Node {
+    /// Returns the document, or nothing when it has a syntax error: what could be read of it would be reported for
+    /// what is missing.
+    fn parse(&mut self, shown: &Path, path: &Path, bytes: Vec<u8>) -> Option<Node> {
         let file = self.diagnostics.sources.len();
         let (text, invalid) = match String::from_utf8(bytes) {
             Ok(text) => (text, None),
@@ -74,7 +81,7 @@ impl<'a> Loader<'a> {
         if let Some(at) = invalid {
             let span = Span { file, start: at, end: at + '\u{fffd}'.len_utf8() };
             self.diagnostics.error(Code::NotUtf8, span, "the file is not UTF-8", "not a character in UTF-8");
-            return Node { span: Span { file, start: 0, end: 0 }, value: Value::Table(Default::default()) };
+            return None;
         }
         let source = self.diagnostics.sources[file].clone();
         node::parse(file, &source.text, self.diagnostics)
@@ -91,6 +98,7 @@ impl<'a> Loader<'a> {
     }
 
     fn fail(&mut self, code: Code, from: Option<Span>, message: String, label: &str) {
+        self.incomplete = true;
         match from {
             Some(span) => {
                 self.diagnostics.error(code, span, message, label);

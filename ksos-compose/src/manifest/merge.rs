@@ -2,9 +2,11 @@
 //! by `{ add = [...], remove = [...] }`. Where keys exclude each other, stating one drops the inherited others.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use super::check::suggest;
 use super::diagnostic::{Code, Diagnostics, Span};
+use super::layers::normalize;
 use super::node::{Entry, Node, Table, Value};
 
 /// Sections whose entries `enabled = false` drops, with the word for one entry.
@@ -24,8 +26,12 @@ const BUILT_KEYS: [&str; 5] = ["component", "files", "entrypoint", "command", "e
 
 /// Merges `overlay` over `base`; `path` is where both stand.
 pub(super) fn merge(base: &mut Node, overlay: Node, path: &mut Vec<String>, diagnostics: &mut Diagnostics) {
-    if is_list_change(&overlay) && matches!(base.value, Value::Array(_)) {
-        return change_list(base, &overlay, &path.join("."), diagnostics);
+    if matches!(base.value, Value::Array(_)) && overlay.table().is_some() {
+        // A table that is no change was reported when its file was validated.
+        if is_list_change(&overlay) {
+            change_list(base, &overlay, &path.join("."), diagnostics);
+        }
+        return;
     }
     let Value::Table(changes) = overlay.value else {
         *base = overlay;
@@ -83,10 +89,13 @@ fn change_list(base: &mut Node, change: &Node, path: &str, diagnostics: &mut Dia
         error.other = Some((place, "inherited item".to_owned()));
         return;
     }
-    for (text, span) in change.get("remove").into_iter().flat_map(Node::texts) {
+    for removed in change.get("remove").map(Node::items).unwrap_or_default() {
+        let Some(text) = removed.text() else { continue };
         let before = items.len();
-        items.retain(|item| item.text() != Some(text));
+        let identity = identity(removed, path, diagnostics);
+        items.retain(|item| self::identity(item, path, diagnostics) != identity);
         if items.len() == before {
+            let span = removed.span;
             let names = items.iter().filter_map(Node::text);
             let hint = suggest::nearest(text, names);
             let message = format!("\"{text}\" is not in the inherited list `{path}`");
@@ -95,12 +104,22 @@ fn change_list(base: &mut Node, change: &Node, path: &str, diagnostics: &mut Dia
         }
     }
     for item in change.get("add").map(Node::items).unwrap_or_default() {
-        if item.text().is_some() && items.iter().any(|present| present.value == item.value) {
+        let present = identity(item, path, diagnostics);
+        if present.is_some() && items.iter().any(|item| identity(item, path, diagnostics) == present) {
             let message = format!("\"{}\" is in the inherited list `{path}` already", item.text().unwrap_or_default());
             diagnostics.warning(Code::ListChange, item.span, message, "adds nothing");
             continue;
         }
         items.push(item.clone());
+    }
+}
+
+/// Returns what makes two items of the list at `path` the same: the text, or for files, which file it is.
+fn identity(item: &Node, path: &str, diagnostics: &Diagnostics) -> Option<PathBuf> {
+    let text = item.text()?;
+    match path {
+        "kernel.required-options-files" => Some(normalize(&diagnostics.directory(item.span.file).join(text))),
+        _ => Some(PathBuf::from(text)),
     }
 }
 

@@ -9,6 +9,7 @@
 //! 3. the merged tree is validated against the schema of whole manifests, then by meaning (`semantic`);
 //! 4. only when nothing is wrong, serde reads the tree into [`Manifest`].
 //!
+//! Paths are resolved by their text: `name/..` is nothing, also where `name` is a symbolic link.
 //! Limits: [`MAX_FILE_SIZE`] bytes a file, [`MAX_FILES`] files. Nothing here needs a download.
 
 mod check;
@@ -33,7 +34,7 @@ use serde_json::{Map, Value as Json, json};
 pub use diagnostic::{Code, Diagnostic, Errors, Place, Severity, SourceFile, Style};
 pub use files::{Disk as DiskFiles, Files, Memory, PathKind};
 pub use layers::{MAX_FILE_SIZE, MAX_FILES};
-pub use schema::schema;
+pub use schema::{schema, schema_text};
 pub use types::*;
 
 use check::{Checker, HostPathUse};
@@ -64,9 +65,9 @@ pub struct Loaded {
 pub fn load(path: &Path, arch: Option<Arch>, files: &dyn Files) -> Result<Loaded, Errors> {
     let mut diagnostics = Diagnostics::default();
     let absolute = std::path::absolute(path).map_or_else(|_| path.to_owned(), |path| layers::normalize(&path));
-    let read = read_layers(path, &absolute, files, &mut diagnostics);
-    let tree = merge_layers(read, arch, &mut diagnostics);
-    let result = tree.and_then(|merged| finish(merged, files, &mut diagnostics));
+    let layers = read_layers(path, &absolute, files, &mut diagnostics);
+    let merged = layers.and_then(|layers| merge_layers(layers, arch, &mut diagnostics));
+    let result = merged.and_then(|merged| finish(merged, files, &mut diagnostics));
     let read = diagnostics.sources.iter().map(|source| source.path.clone()).collect();
     let failed = diagnostics.has_errors();
     match (result, diagnostics.finish()) {
@@ -77,14 +78,17 @@ pub fn load(path: &Path, arch: Option<Arch>, files: &dyn Files) -> Result<Loaded
     }
 }
 
-/// Reads and validates each file by itself.
-fn read_layers(shown: &Path, path: &Path, files: &dyn Files, diagnostics: &mut Diagnostics) -> Vec<Node> {
+/// Reads and validates each file by itself. Nothing is returned when a file could not be read: what it may have
+/// stated would be reported as missing.
+fn read_layers(shown: &Path, path: &Path, files: &dyn Files, diagnostics: &mut Diagnostics) -> Option<Vec<Node>> {
     let mut loader = Loader::new(files, diagnostics);
     loader.load(&layers::normalize(shown), path, None);
-    let layers = std::mem::take(&mut loader.layers);
-    let schema = schema::schema();
-    layers.iter().for_each(|layer| Checker::new(&schema, diagnostics).document(layer));
-    layers
+    let (layers, incomplete) = (std::mem::take(&mut loader.layers), loader.incomplete);
+    let (schema, _) = &*schema::SCHEMAS;
+    layers.iter().for_each(|layer| Checker::new(schema, diagnostics).document(layer));
+    let unread =
+        layers.iter().filter_map(|layer| layer.get("extends")).any(|node| diagnostics.has_error_within(node.span));
+    (!incomplete && !unread).then_some(layers)
 }
 
 /// A merged tree.
@@ -139,8 +143,8 @@ fn choose_arch(tree: &mut Node, arch: Option<Arch>) -> Option<Arch> {
 /// Validates the merged tree and reads it into types.
 fn finish(merged: Merged, files: &dyn Files, diagnostics: &mut Diagnostics) -> Option<Manifest> {
     let Merged { tree, disabled } = merged;
-    let schema = schema::merged();
-    let mut checker = Checker::new(&schema, diagnostics);
+    let (_, schema) = &*schema::SCHEMAS;
+    let mut checker = Checker::new(schema, diagnostics);
     checker.document(&tree);
     let host_paths = std::mem::take(&mut checker.host_paths);
     semantic::check(&tree, &disabled, &host_paths, files, diagnostics);

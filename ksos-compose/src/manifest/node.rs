@@ -112,16 +112,21 @@ impl Node {
     }
 }
 
-/// Parses the text of file number `file`. Every syntax error is reported; the result has what could be read.
-pub(super) fn parse(file: usize, text: &str, diagnostics: &mut Diagnostics) -> Node {
+/// Parses the text of file number `file`. Every syntax error is reported; nothing is returned when there is one.
+pub(super) fn parse(file: usize, text: &str, diagnostics: &mut Diagnostics) -> Option<Node> {
     let (document, errors) = DeTable::parse_recoverable(text);
+    let valid = errors.is_empty();
     for error in errors {
         let range = error.span().unwrap_or(0..0);
         let span = Span { file, start: range.start.min(text.len()), end: range.end.min(text.len()) };
-        diagnostics.error(Code::Syntax, span, error.message().replace('\n', "; "), "not valid TOML");
+        let message = match error.message() {
+            "duplicate key" => format!("`{}` is stated twice", &text[span.start..span.end]),
+            message => message.replace('\n', "; "),
+        };
+        diagnostics.error(Code::Syntax, span, message, "not valid TOML");
     }
     let start = Span { file, start: 0, end: 0 };
-    Node { span: start, value: Value::Table(table(file, document.get_ref(), diagnostics)) }
+    valid.then(|| Node { span: start, value: Value::Table(table(file, document.get_ref(), diagnostics)) })
 }
 
 fn table(file: usize, table: &DeTable<'_>, diagnostics: &mut Diagnostics) -> Table {

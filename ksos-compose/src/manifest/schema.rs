@@ -2,12 +2,19 @@
 //! a manifest file, which is published, which editors use, and which the validator applies to each file.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use schemars::Schema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use super::types::Manifest;
+
+/// The schema of files and the one of merged manifests, made once.
+pub(super) static SCHEMAS: LazyLock<(Value, Value)> = LazyLock::new(|| {
+    let merged = merged();
+    (file_schema(&merged), merged)
+});
 
 /// Removes the defaults of a schema's properties: keys of which one is chosen have none.
 pub(super) fn drop_defaults(schema: &mut Schema) {
@@ -30,11 +37,16 @@ pub(super) fn merged() -> Value {
 /// A file may state any part of a manifest, for it may extend another one: so nothing is required outside lists, a
 /// list of strings may be a change of the inherited list, and `extends` and `arch` are there.
 pub fn schema() -> Value {
-    file_schema(&merged())
+    SCHEMAS.0.clone()
+}
+
+/// Returns [`schema`] as the text that is published: `docs/schema/manifest.schema.json`, byte for byte.
+pub fn schema_text() -> String {
+    format!("{:#}\n", SCHEMAS.0)
 }
 
 /// Makes the file schema from the merged one.
-pub(super) fn file_schema(merged: &Value) -> Value {
+fn file_schema(merged: &Value) -> Value {
     let mut schema = merged.clone();
     let whole = definitions_in_lists(&schema);
     let definitions = schema.get_mut("$defs").and_then(Value::as_object_mut);
@@ -144,9 +156,15 @@ fn relax(schema: &mut Value) {
             _ => {}
         }
     }
-    if object.get("items").is_some_and(|items| items["type"] == "string") {
+    if object.get("items").is_some_and(is_text) {
         *object = with_list_change(std::mem::take(object));
     }
+}
+
+/// Says whether a schema is one of strings: plain, or a choice of constants.
+fn is_text(schema: &Value) -> bool {
+    let choices = schema["oneOf"].as_array();
+    schema["type"] == "string" || choices.is_some_and(|choices| choices.iter().all(|choice| choice["type"] == "string"))
 }
 
 /// Makes `list` or `{ add = list, remove = list }` of `list`.

@@ -82,6 +82,7 @@ fn size_hint(wrong: Wrong, text: &str) -> Wrong {
         _ => return wrong,
     };
     let hint = (!digits.is_empty()).then(|| format!("did you mean \"{digits}{unit}\"?"));
+    let hint = hint.filter(|_| format!("{digits}{unit}").parse::<Size>().is_ok());
     Wrong { hint, ..wrong }
 }
 
@@ -146,6 +147,9 @@ fn word(name: &str, text: &str) -> Result<(), Wrong> {
         }
         "hostname" => hostname(text),
         "absolute-path" => absolute_path(text),
+        "absolute-file" => {
+            require(text != "/", "the path of a file: the root is a directory").and_then(|()| absolute_path(text))
+        }
         "sysctl-key" => sysctl_key(text),
         "link-target" => require(!text.contains('\0') && !has_control(text), "a path"),
         "sysctl-value" => require(!has_control(&text.replace('\t', " ")), "one line of text"),

@@ -4,6 +4,7 @@
 pub(super) mod formats;
 pub(super) mod suggest;
 
+use ksos_formats::Arch;
 use serde_json::{Map, Value as Json};
 
 use super::diagnostic::{Code, Diagnostics, Span};
@@ -99,6 +100,9 @@ impl<'a> Checker<'a> {
             return false;
         }
         let message = format!("`{path}` is {}", node.kind());
+        if self.diagnostics.has_error_within(node.span) {
+            return false;
+        }
         let hint = self.type_hint(expected, node);
         self.fail(Code::WrongType, node.span, message, format!("expected {}", type_words(expected)), hint);
         false
@@ -107,9 +111,14 @@ impl<'a> Checker<'a> {
     fn type_hint(&self, expected: &Json, node: &Node) -> Option<String> {
         let text = |kind: &str| expected == kind;
         match &node.value {
-            Value::Table(table) if self.keys.first().is_some_and(|key| key == "sysctl") => {
-                let inner = table.keys().next()?;
-                Some(format!("quote the key: \"{}.{inner}\" = ...", self.keys[1..].join(".")))
+            Value::Table(_) if self.keys.first().is_some_and(|key| key == "sysctl") => {
+                let mut key = self.keys[1..].join(".");
+                let mut inner = node;
+                while let Some((name, entry)) = inner.table().and_then(Table::first_key_value) {
+                    key = format!("{key}.{name}");
+                    inner = &entry.node;
+                }
+                Some(format!("a key with dots needs quotes: \"{key}\" = ..."))
             }
             Value::String(text_value) if text("array") => Some(format!("write [\"{text_value}\"]")),
             Value::String(value) if text("boolean") && (value == "true" || value == "false") => {
@@ -118,8 +127,11 @@ impl<'a> Checker<'a> {
             Value::String(value) if text("integer") && value.parse::<i64>().is_ok() => {
                 Some(format!("write {value} without quotes"))
             }
-            Value::Integer(value) if text("string") => Some(format!("write \"{value}\" with quotes")),
-            Value::Float(value) if text("string") => Some(format!("write \"{value}\" with quotes")),
+            Value::Integer(_) | Value::Float(_) | Value::Datetime if text("string") => {
+                let raw = self.diagnostics.raw(node.span);
+                let raw = raw.strip_prefix("0o").map_or_else(|| raw.to_owned(), |digits| format!("0{digits}"));
+                Some(format!("write \"{raw}\" with quotes"))
+            }
             _ => None,
         }
     }
@@ -217,7 +229,10 @@ impl<'a> Checker<'a> {
             let schema_of_key = properties.and_then(|properties| properties.get(name));
             match schema_of_key.or_else(|| schema.get("additionalProperties").filter(|other| !other.is_boolean())) {
                 Some(value_schema) => {
-                    self.check_property_name(schema, name, entry.key);
+                    // A setting whose key lacks quotes is a table: that is what to say.
+                    if !(self.keys == ["sysctl"] && entry.node.table().is_some()) {
+                        self.check_property_name(schema, name, entry.key);
+                    }
                     self.nested(name, |checker| checker.check(value_schema, &entry.node, entry.key));
                 }
                 None => {
@@ -247,8 +262,28 @@ impl<'a> Checker<'a> {
         let name_shown: String = name.chars().take(100).collect();
         let message = format!("`{name_shown}` is not a key of {place}");
         let near = suggest::nearest(name, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
-        let hint = near.or_else(|| self.home_of(name)).or_else(|| list_of(known));
+        let hint = self.special_home(name).or(near).or_else(|| self.home_of(name)).or_else(|| list_of(known));
         self.fail(Code::UnknownKey, key, message, "unknown key".to_owned(), hint);
+    }
+
+    /// Says where a key is that is easily sought where it was found.
+    fn special_home(&self, name: &str) -> Option<String> {
+        let keys: Vec<&str> = self.keys.iter().map(String::as_str).collect();
+        match keys[..] {
+            ["arch"] => name.parse::<Arch>().ok().map(|arch| format!("did you mean `{arch}`?")),
+            ["arch", _, "image"] if name == "arch" => {
+                Some("the overlay is for one architecture; --arch or the manifest's own image.arch picks it".to_owned())
+            }
+            ["components", _] => {
+                let component = &self.root["$defs"]["Component"];
+                let branches = component["oneOf"].as_array().or(component["anyOf"].as_array())?;
+                let with_key = branches.iter().filter(|branch| branch["properties"].get(name).is_some());
+                let kinds: Vec<String> =
+                    with_key.map(|branch| format!("source = {}", branch["properties"]["source"]["const"])).collect();
+                (!kinds.is_empty()).then(|| format!("`{name}` is a key of components with {}", kinds.join(" or ")))
+            }
+            _ => None,
+        }
     }
 
     /// Says in which section a key is that stands in the wrong one.
@@ -363,7 +398,8 @@ impl<'a> Checker<'a> {
             Some(text) if names.contains(&text) => {}
             Some(text) => {
                 let message = format!("`{}` is {}", self.shown(), formats::quote(text));
-                let hint = suggest::nearest(text, names.iter().copied());
+                let alias = text.parse::<Arch>().ok().and_then(|arch| names.iter().find(|name| **name == arch.name()));
+                let hint = alias.copied().or_else(|| suggest::nearest(text, names.iter().copied()));
                 let hint = hint.map(|near| format!("did you mean \"{near}\"?"));
                 self.fail(Code::UnknownValue, node.span, message, label, hint);
             }

@@ -63,11 +63,11 @@ pub struct Manifest {
     pub overlays: BTreeMap<String, Overlay>,
     /// Files written into the root file system, by absolute path, after the overlays.
     #[serde(default)]
-    #[schemars(extend("propertyNames" = { "format": "ksos-absolute-path", "pattern": "^/." }))]
+    #[schemars(extend("propertyNames" = { "format": "ksos-absolute-file", "pattern": "^/." }))]
     pub files: BTreeMap<String, FileEntry>,
     /// Symbolic links in the root file system, by absolute path, after the overlays.
     #[serde(default)]
-    #[schemars(extend("propertyNames" = { "format": "ksos-absolute-path", "pattern": "^/." }))]
+    #[schemars(extend("propertyNames" = { "format": "ksos-absolute-file", "pattern": "^/." }))]
     pub links: BTreeMap<String, Link>,
     /// Kernel settings written at boot, e.g. `"net.ipv4.ip_forward" = "1"`. Quote the key: it has dots.
     #[serde(default, deserialize_with = "system::deserialize_sysctl")]

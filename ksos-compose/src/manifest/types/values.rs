@@ -91,9 +91,10 @@ impl FromStr for Size {
         let error =
             ValueError("a number of bytes, or a number with B, KB, MB, GB, TB, KiB, MiB, GiB or TiB: \"64MiB\"");
         let number = digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<u64>().ok()).flatten();
-        let bytes = number.ok_or_else(|| error.clone())?.checked_mul(unit).ok_or(error)?;
+        let too_large = ValueError("a size below 8 EiB");
+        let bytes = number.ok_or(error)?.checked_mul(unit).ok_or_else(|| too_large.clone())?;
         // The manifest's integers are signed 64-bit numbers (TOML 1.0, "Integer"); the text form has the same range.
-        i64::try_from(bytes).map_err(|_| ValueError("a size below 8 EiB"))?;
+        i64::try_from(bytes).map_err(|_| too_large)?;
         Ok(Size(bytes))
     }
 }
