@@ -219,6 +219,31 @@ fn resolve<'a>(tree: &'a Tree, path: &'a str, entry: &'a Entry) -> Result<(&'a s
     }
 }
 
+/// Refuses what the format, or the kernel that unpacks it, cannot take.
+fn refuse(path: &str, entry: &Entry) -> Result<(), Error> {
+    let owned = || path.to_owned();
+    if let Some(name) = entry.meta.xattrs.keys().next() {
+        return Err(Error::Xattr { path: owned(), name: name.clone() });
+    }
+    if path == TRAILER {
+        return Err(Error::Trailer { path: owned() });
+    }
+    match &entry.node {
+        Node::File(content) if content.size > u64::from(u32::MAX) => {
+            Err(Error::TooLarge { path: owned(), size: content.size })
+        }
+        Node::Symlink(target) if !(1..=MAXIMUM_TARGET).contains(&target.len()) => {
+            Err(Error::SymlinkTarget { path: owned(), length: target.len() })
+        }
+        Node::CharacterDevice { major, minor } | Node::BlockDevice { major, minor }
+            if *major > 0xfff || *minor > 0xf_ffff =>
+        {
+            Err(Error::Device { path: owned(), major: *major, minor: *minor })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The fields of a header that differ between entries.
 #[derive(Default)]
 struct Header<'a> {
@@ -244,17 +269,20 @@ struct Archive<'a, W: ?Sized> {
 
 impl<W: Write + ?Sized> Archive<'_, W> {
     fn entry(&mut self, path: &str, target: &str, entry: &Entry, links: u32) -> Result<(), Error> {
-        let owned = || path.to_owned();
+        refuse(path, entry)?;
         let meta = &entry.meta;
-        if let Some(name) = meta.xattrs.keys().next() {
-            return Err(Error::Xattr { path: owned(), name: name.clone() });
-        }
-        if path == TRAILER {
-            return Err(Error::Trailer { path: owned() });
-        }
         let is_file = matches!(entry.node, Node::File(_));
         let (inode, is_last_name) = self.inode(target, if is_file { links } else { 1 });
-        let mut header = Header {
+        let size = match &entry.node {
+            Node::File(content) if is_last_name => content.size as u32,
+            Node::Symlink(target) => target.len() as u32,
+            _ => 0,
+        };
+        let device = match &entry.node {
+            Node::CharacterDevice { major, minor } | Node::BlockDevice { major, minor } => (*major, *minor),
+            _ => (0, 0),
+        };
+        self.header(&Header {
             name: if path.is_empty() { "." } else { path },
             inode,
             mode: meta.mode & 0o7777 | file_type(&entry.node),
@@ -262,38 +290,15 @@ impl<W: Write + ?Sized> Archive<'_, W> {
             gid: meta.gid,
             links,
             mtime: meta.mtime.clamp(0, i64::from(self.epoch)) as u32,
-            size: 0,
-            device: (0, 0),
-        };
+            size,
+            device,
+        })?;
         match &entry.node {
-            Node::File(content) => {
-                let size = u32::try_from(content.size);
-                let size = size.map_err(|_| Error::TooLarge { path: owned(), size: content.size })?;
-                if is_last_name {
-                    header.size = size;
-                    self.header(&header)?;
-                    return self.content(path, content);
-                }
-            }
-            Node::Symlink(target) => {
-                if !(1..=MAXIMUM_TARGET).contains(&target.len()) {
-                    return Err(Error::SymlinkTarget { path: owned(), length: target.len() });
-                }
-                header.size = target.len() as u32;
-                self.header(&header)?;
-                self.bytes(target.as_bytes())?;
-                return self.pad(4);
-            }
-            Node::CharacterDevice { major, minor } | Node::BlockDevice { major, minor } => {
-                let (major, minor) = (*major, *minor);
-                if major > 0xfff || minor > 0xf_ffff {
-                    return Err(Error::Device { path: owned(), major, minor });
-                }
-                header.device = (major, minor);
-            }
-            Node::Directory | Node::Fifo | Node::Socket | Node::HardLink(_) => {}
+            Node::File(content) if is_last_name => self.content(path, content)?,
+            Node::Symlink(target) => self.bytes(target.as_bytes())?,
+            _ => {}
         }
-        self.header(&header)
+        self.pad(4)
     }
 
     /// Returns the inode number for a name of the file `target`, and whether it is the last one.
@@ -342,7 +347,7 @@ impl<W: Write + ?Sized> Archive<'_, W> {
         if hasher.finish() != content.digest {
             return Err(Error::Changed { path: path.to_owned() });
         }
-        self.pad(4)
+        Ok(())
     }
 
     fn trailer(&mut self) -> Result<(), Error> {

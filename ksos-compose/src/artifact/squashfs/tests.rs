@@ -188,6 +188,24 @@ fn workers_and_cache_do_not_change_the_bytes() {
     }
 }
 
+#[test]
+fn builds_at_the_same_time_share_a_cache() {
+    let tree = everything(4096, false);
+    let directory = tempfile::tempdir().unwrap();
+    let store = Cache::open(directory.path()).unwrap();
+    let expected = image(&tree, &options(Compression::Zstd(3), 4096));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let cache = DirectoryBlockCache::in_cache(&store);
+                let options = Options { cache: &cache, ..options(Compression::Zstd(3), 4096) };
+                assert!(image(&tree, &options) == expected);
+            });
+        }
+    });
+    assert_eq!(fs::read_dir(store.bucket("tmp")).unwrap().count(), 0);
+}
+
 /// A host file as an overlay gives it.
 fn host_file(path: &Path, bytes: &[u8]) -> Entry {
     fs::write(path, bytes).unwrap();
