@@ -7,7 +7,7 @@
 //! of the journal, blocks of zeros in files), so the output has holes there.
 //!
 //! - The output must read as zeros from where it is positioned, for `size` bytes: a new file, or a hole in a disk image.
-//! - Memory: a few buffers of 512 KiB, 256 bytes for each inode, the names of the tree, one directory at a time, and 24
+//! - Memory: a few buffers of 512 KiB, 256 bytes for each inode, the names of the tree, one directory at a time, and 32
 //!   bytes for each extent of one file at a time.
 //! - The same tree and options give the same bytes. Modification and access times are the tree's, change and creation
 //!   times are [`Options::epoch`].
