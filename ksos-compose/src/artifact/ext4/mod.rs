@@ -1,7 +1,7 @@
 //! Writes ext4 file systems in a single pass over the contents: 4 KiB blocks, journal, extents, metadata checksums,
 //! 64-bit block numbers, flexible groups, hashed directories, extended attributes.
 //!
-//! [`write`] numbers the inodes of a [`Tree`], arranges the directories in memory, and then writes in ascending blocks:
+//! [`write()`] numbers the inodes of a [`Tree`], arranges the directories in memory, and then writes in ascending blocks:
 //! journal, directories and small metadata, file contents as they stream. Inode tables, bitmaps, descriptors and
 //! superblocks come last. Nothing is written where the file system is zero (unused inode tables, free blocks, the log
 //! of the journal, blocks of zeros in files), so the output has holes there.
