@@ -1,13 +1,13 @@
 //! Writes ext4 file systems in a single pass over the contents: 4 KiB blocks, journal, extents, metadata checksums,
 //! 64-bit block numbers, flexible groups, hashed directories, extended attributes.
 //!
-//! [`write`] numbers the inodes of a [`Tree`], arranges the directories in memory, and then writes in ascending blocks:
+//! [`write()`] numbers the inodes of a [`Tree`], arranges the directories in memory, and then writes in ascending blocks:
 //! journal, directories and small metadata, file contents as they stream. Inode tables, bitmaps, descriptors and
 //! superblocks come last. Nothing is written where the file system is zero (unused inode tables, free blocks, the log
 //! of the journal, blocks of zeros in files), so the output has holes there.
 //!
 //! - The output must read as zeros from where it is positioned, for `size` bytes: a new file, or a hole in a disk image.
-//! - Memory: a few buffers of 512 KiB, 256 bytes for each inode, the names of the tree, one directory at a time, and 24
+//! - Memory: a few buffers of 512 KiB, 256 bytes for each inode, the names of the tree, one directory at a time, and 32
 //!   bytes for each extent of one file at a time.
 //! - The same tree and options give the same bytes. Modification and access times are the tree's, change and creation
 //!   times are [`Options::epoch`].
