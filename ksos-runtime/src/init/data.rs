@@ -129,6 +129,9 @@ impl Volume<'_> {
     /// Formats the partition and takes the mark away.
     fn format(&mut self, label: &str) -> Result<(), Error> {
         let mke2fs = find_program(self.sys, "mke2fs")?;
+        // mke2fs makes a UUID and, without a seeded generator, polls for one for 4 s (libuuid). Waiting for it in the
+        // kernel seeds it from timer jitter within about 1 s.
+        self.sys.random(&mut [0])?;
         let options = "lazy_itable_init=1,lazy_journal_init=1";
         // Blocks of 4096 bytes also for a partition that is small now: it may be large after the next resize.
         let arguments = [&mke2fs, "-q", "-F", "-t", "ext4", "-b", "4096", "-L", label, "-E", options, &self.path];
