@@ -159,4 +159,6 @@ pub fn check_parameter(parameter: &str) -> Result<(), BootConfigError> {
 }
 
 #[cfg(test)]
+mod qemu_tests;
+#[cfg(test)]
 mod tests;

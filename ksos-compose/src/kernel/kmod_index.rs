@@ -45,8 +45,11 @@ impl KmodIndex {
     }
 }
 
+/// A key with its values.
+type Item<'a> = (&'a [u8], &'a [(u32, String)]);
+
 /// Writes the node for entries that share their first `depth` bytes, after the nodes below it; returns its reference.
-fn write_node(file: &mut Vec<u8>, entries: &[(&[u8], &[(u32, String)])], depth: usize) -> u32 {
+fn write_node(file: &mut Vec<u8>, entries: &[Item<'_>], depth: usize) -> u32 {
     let shared = match (entries.first(), entries.last()) {
         // In a sorted list, what the first and the last share is shared by all.
         (Some((first, _)), Some((last, _))) => {

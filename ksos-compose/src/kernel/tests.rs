@@ -301,3 +301,29 @@ fn installed_paths_lose_the_compression_suffix() {
     assert_eq!(module_name("kernel/snd-hda.ko.zst").as_deref(), Some("snd_hda"));
     assert_eq!(module_name("modules.dep"), None);
 }
+
+#[test]
+fn the_lists_of_required_options_are_well_formed_and_met() {
+    let lists = [
+        ("required.txt", include_str!("../../../kernel/required.txt")),
+        ("required-virtio.txt", include_str!("../../../kernel/required-virtio.txt")),
+    ];
+    let requirements: Vec<Requirement> =
+        lists.iter().flat_map(|(name, text)| Requirement::parse_list(name, text).unwrap()).collect();
+    let names: BTreeSet<&str> = requirements.iter().map(|requirement| requirement.name.as_str()).collect();
+    assert_eq!(names.len(), requirements.len(), "an option is listed twice");
+    let Some(package) = real_package() else { return };
+    let config = KernelFiles::find(&package).unwrap().read_config(&package).unwrap();
+    let misses = config.misses(&requirements);
+    assert!(misses.is_empty(), "{misses:?}");
+}
+
+#[test]
+fn reading_every_module_of_a_distribution_takes_this_long() {
+    let Some(package) = real_package() else { return };
+    let start = std::time::Instant::now();
+    let (_, index) = indexed(&package);
+    let size = serde_json::to_vec(&index).unwrap().len();
+    println!("{} modules in {:?}; the stored index has {size} bytes", index.modules.len(), start.elapsed());
+    assert!(index.modules.values().all(|info| info.intree && info.license.is_some()));
+}

@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "reads the environment of the test")]
+
 use std::collections::BTreeMap;
 
 use ksos_formats::boot::RootMode;
@@ -497,4 +499,60 @@ fn a_known_content_is_not_opened_again() {
     let known = cache.0.into_map();
     let stored = serde_json::to_vec(&known).unwrap();
     assert_eq!(serde_json::from_slice::<BTreeMap<ksos_formats::Digest, FileFacts>>(&stored).unwrap(), known);
+}
+
+/// Measures the rules that read files on the directory `KSOS_TEST_ROOT`, when it is set.
+#[test]
+fn a_whole_root_is_read_in_a_moment() {
+    let Some(root) = std::env::var_os("KSOS_TEST_ROOT") else {
+        println!("skipped: KSOS_TEST_ROOT does not name an unpacked root");
+        return;
+    };
+    let tree = host_tree(std::path::Path::new(&root));
+    let cache = MemoryFactCache::default();
+    for round in ["first", "cached"] {
+        let start = std::time::Instant::now();
+        let facts = facts::collect(&tree, &cache).unwrap();
+        let read = start.elapsed();
+        let mut findings = libraries::libraries(Place::Root, &tree, Arch::X86_64, &facts).unwrap();
+        findings.extend(files::scripts(Place::Root, &tree, &facts, &[]));
+        findings.extend(files::links(Place::Root, &tree, &[]));
+        let bytes: u64 =
+            tree.iter().map(|(_, entry)| if let Node::File(content) = &entry.node { content.size } else { 0 }).sum();
+        println!(
+            "{round}: {} entries, {} MB, {} programs and scripts: facts {read:?}, all {:?}, {} findings",
+            tree.len(),
+            bytes / 1_000_000,
+            facts.len(),
+            start.elapsed(),
+            findings.len()
+        );
+        for finding in findings.iter().take(if round == "first" { 40 } else { 0 }) {
+            println!("{finding}");
+        }
+    }
+}
+
+fn host_tree(root: &std::path::Path) -> Tree {
+    use std::os::unix::fs::MetadataExt;
+    let mut tree = Tree::new(0);
+    let mut pending = vec![root.to_owned()];
+    while let Some(directory) = pending.pop() {
+        for entry in crate::effects::fs::list(&directory).unwrap() {
+            let path = directory.join(entry);
+            let metadata = crate::effects::fs::symlink_metadata(&path).unwrap();
+            let Some(name) = path.strip_prefix(root).unwrap().to_str().map(str::to_owned) else { continue };
+            let node = if metadata.is_dir() {
+                pending.push(path);
+                Node::Directory
+            } else if metadata.is_symlink() {
+                Node::Symlink(path.read_link().unwrap().to_str().unwrap().to_owned())
+            } else {
+                let digest = ksos_formats::Digest::of(name.as_bytes());
+                Node::File(Content::host_file(path, digest, metadata.size()))
+            };
+            tree.insert(&name, Entry { meta: Meta::root(metadata.mode() & 0o7777, 0), node }).unwrap();
+        }
+    }
+    tree
 }

@@ -158,7 +158,7 @@ impl Guest {
             let piece = match (piece, deadline) {
                 (Ok(piece), _) => piece,
                 (Err(RecvTimeoutError::Timeout), Some((_, after))) => {
-                    self.stop(&output, serial)?;
+                    self.stop(self.persist, &output, serial)?;
                     return Ok(Outcome::Timeout { after, last_line: watcher.last_line(), degraded });
                 }
                 (Err(_), _) => return self.ended(messages),
@@ -180,7 +180,9 @@ impl Guest {
                     Event::NoBoot(line) => Outcome::NoBoot { line },
                 };
                 if until_ready {
-                    self.stop(&output, serial)?;
+                    // Only a node that runs hears the power button.
+                    let shut_down = self.persist && matches!(outcome, Outcome::Ready { .. });
+                    self.stop(shut_down, &output, serial)?;
                     return Ok(outcome);
                 }
             }
@@ -194,9 +196,9 @@ impl Guest {
         Ok(Outcome::QemuExit { status: status.code(), message })
     }
 
-    /// Ends QEMU. A disk that stays is shut down first: the power button is pressed, output still being passed on.
-    fn stop(&mut self, output: &Receiver<Vec<u8>>, serial: &mut dyn Write) -> Result<(), FollowError> {
-        if self.persist && power_button(&self.work.monitor).is_ok() {
+    /// Ends QEMU. To shut the guest down first, the power button is pressed, output still being passed on.
+    fn stop(&mut self, shut_down: bool, output: &Receiver<Vec<u8>>, serial: &mut dyn Write) -> Result<(), FollowError> {
+        if shut_down && power_button(&self.work.monitor).is_ok() {
             let deadline = Instant::now() + SHUTDOWN;
             while let Ok(piece) = output.recv_deadline(deadline) {
                 serial.write_all(&piece).and_then(|()| serial.flush()).map_err(FollowError::Sink)?;

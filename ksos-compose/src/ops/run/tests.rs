@@ -205,3 +205,25 @@ fn a_kept_disk_grows_in_place() {
     });
     assert_eq!(outcome.unwrap(), Outcome::Emergency { reason: "x".into() });
 }
+
+/// Boots the disk image `KSOS_TEST_IMAGE` (whose kernel powers off by itself) in the real QEMU, when it is set.
+#[test]
+fn a_real_image_boots_and_powers_off() {
+    let Some(image) = std::env::var_os("KSOS_TEST_IMAGE") else {
+        println!("skipped: KSOS_TEST_IMAGE does not name a disk image");
+        return;
+    };
+    let arch = std::env::var("KSOS_TEST_ARCH").unwrap_or("x86_64".to_owned()).parse().unwrap();
+    let mut options = RunOptions::new(arch, std::env::var_os("PATH").unwrap());
+    options.secure_boot = true;
+    options.memory = 512 << 20;
+    options.timeout = Some(Duration::from_secs(150));
+    let setup = set_up(&options).unwrap();
+    println!("{setup:?}");
+    let start = std::time::Instant::now();
+    let mut serial = Vec::new();
+    let outcome = run(Path::new(&image), &options, &setup, &mut serial).unwrap();
+    println!("{:?} {outcome}\n{}", start.elapsed(), String::from_utf8_lossy(&serial));
+    assert!(outcome.is_success(false), "{outcome}");
+    assert!(String::from_utf8_lossy(&serial).contains("secureboot: Secure boot enabled"));
+}

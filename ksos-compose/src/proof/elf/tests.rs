@@ -203,7 +203,7 @@ fn the_libraries_of_this_machine_read_as_another_reader_reads_them() {
                     dynamic
                         .iter()
                         .find(|entry| entry.d_tag(object::LittleEndian).0 as u64 == tag)
-                        .map(|entry| u64::from(entry.d_val(object::LittleEndian)))
+                        .map(|entry| entry.d_val(object::LittleEndian))
                 };
                 let Some(strings) = value(DT_STRTAB) else { continue };
                 let table = segments
