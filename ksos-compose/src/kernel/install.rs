@@ -93,25 +93,31 @@ pub fn metadata(index: &ModuleIndex, selection: &Selection) -> BTreeMap<&'static
             alias_index.insert(&normalize_alias(alias), name, position as u32);
         }
     }
-    let (mut builtin, mut builtin_index, mut builtin_aliases) =
-        (String::new(), KmodIndex::default(), KmodIndex::default());
-    for (name, path) in &index.builtin {
-        builtin.push_str(path);
-        builtin.push('\n');
-        builtin_index.insert(name, "", 0);
-    }
-    for (alias, name) in &index.builtin_aliases {
-        builtin_aliases.insert(&normalize_alias(alias), name, 0);
-    }
     let mut files: BTreeMap<&'static str, Vec<u8>> =
         texts.into_iter().map(|(name, text)| (name, text.into_bytes())).collect();
-    files.insert("modules.builtin", builtin.into_bytes());
     files.insert("modules.dep.bin", dep_index.encode());
     files.insert("modules.alias.bin", alias_index.encode());
-    files.insert("modules.builtin.bin", builtin_index.encode());
-    files.insert("modules.builtin.alias.bin", builtin_aliases.encode());
     files.insert("modules.symbols.bin", KmodIndex::default().encode());
+    files.extend(builtin_metadata(index));
     files
+}
+
+/// Returns the files about built-in modules: all of them, since they are there whatever is selected.
+fn builtin_metadata(index: &ModuleIndex) -> [(&'static str, Vec<u8>); 3] {
+    let (mut list, mut names, mut aliases) = (String::new(), KmodIndex::default(), KmodIndex::default());
+    for (name, path) in &index.builtin {
+        list.push_str(path);
+        list.push('\n');
+        names.insert(name, "", 0);
+    }
+    for (alias, name) in &index.builtin_aliases {
+        aliases.insert(&normalize_alias(alias), name, 0);
+    }
+    [
+        ("modules.builtin", list.into_bytes()),
+        ("modules.builtin.bin", names.encode()),
+        ("modules.builtin.alias.bin", aliases.encode()),
+    ]
 }
 
 /// Makes dashes underscores outside brackets, as `modprobe` does with what it looks up.

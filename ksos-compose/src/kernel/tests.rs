@@ -219,13 +219,21 @@ fn lines(root: &Path, release: &str, name: &str) -> BTreeSet<(String, BTreeSet<S
 
 /// Compares our `modules.*` files with those that `depmod` makes of the same modules, in both of kmod's views: the
 /// text files, and the answers of `modprobe`, which reads the binary ones.
-fn compare_with_depmod(tree: &Tree, release: &str, names: &BTreeSet<String>, aliases: &BTreeSet<String>) {
+/// `depmod` gets the package's list of what is built in, which an installed tree does not need.
+fn compare_with_depmod(
+    tree: &Tree,
+    release: &str,
+    names: &BTreeSet<String>,
+    aliases: &BTreeSet<String>,
+    builtin: &[u8],
+) {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
     write_tree(tree, root);
     let asked: BTreeSet<String> = names.union(aliases).cloned().collect();
     let ours = show_depends(root, release, &asked);
     let texts = ["modules.dep", "modules.alias", "modules.softdep"].map(|name| lines(root, release, name));
+    std::fs::write(root.join("lib/modules").join(release).join("modules.builtin.modinfo"), builtin).unwrap();
     let status = Command::new("depmod").arg("-b").arg(root).arg(release).status().unwrap();
     assert!(status.success());
     let theirs = ["modules.dep", "modules.alias", "modules.softdep"].map(|name| lines(root, release, name));
@@ -253,7 +261,9 @@ fn modprobe_sees_what_depmod_would_have_told_it() {
     let installed = install(&package, &files, &index, &selection, &cache, 0).unwrap();
     let aliases = ["fs-overlay", "nft-expr-match", "virtio:d00000002v00001AF4"];
     let aliases = aliases.iter().map(|alias| (*alias).to_owned()).collect();
-    compare_with_depmod(&installed.tree, &files.release, &selection.modules, &aliases);
+    let builtin = regular_file(&package, &format!("{}/modules.builtin.modinfo", files.modules)).unwrap();
+    let builtin = builtin.read(16 << 20).unwrap();
+    compare_with_depmod(&installed.tree, &files.release, &selection.modules, &aliases, &builtin);
 }
 
 /// The unpacked kernel package of a distribution in the directory `KSOS_TEST_KERNEL`, when it is set.

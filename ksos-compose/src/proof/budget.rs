@@ -6,9 +6,9 @@ use ksos_formats::boot::RootMode;
 use super::{Finding, Place, Rule, failure};
 
 /// Memory in bytes that the kernel itself takes on a small machine: image, page structures, per-processor data and
-/// what drivers allocate. Debian's 6.12 kernels report 40 to 60 MiB as reserved or used at the first process of a
-/// 512 MiB guest.
-pub const KERNEL_MEMORY: u64 = 64 << 20;
+/// what drivers allocate. Measured on Debian's 6.12 (cloud and generic flavour, x86_64, 512 MiB, 2 processors): 48 MiB
+/// never counted as total, 28 to 29 MiB more in use when the first process starts.
+pub const KERNEL_MEMORY: u64 = 80 << 20;
 
 /// Smallest data partition in bytes: an ext4 file system with its journal, and something in it.
 pub const DATA_MINIMUM: u64 = 16 << 20;

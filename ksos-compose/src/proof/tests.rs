@@ -427,7 +427,7 @@ fn every_fault_of_the_plan_is_found_and_named() {
             "root in RAM too large",
             |image| image.budgets = Budgets { root_mode: RootMode::Ram, root_image: 400 << 20, ..ROOMY },
             &[
-                "budgets.memory: running takes 472.0 MiB, but only 460.8 MiB of 512.0 MiB may be used (headroom 10 %) [budget]",
+                "budgets.memory: running takes 488.0 MiB, but only 460.8 MiB of 512.0 MiB may be used (headroom 10 %) [budget]",
             ],
         ),
         (
