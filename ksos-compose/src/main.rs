@@ -48,7 +48,7 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
     let Cli { command, global } = cli;
     match command {
         Command::Schema => {
-            println!("{:#}", manifest::schema());
+            print!("{}", manifest::schema_text());
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { selection, json } => {
@@ -155,12 +155,8 @@ fn run_image(
         let session = session(global, terminal)?;
         let components = arguments.components.iter().cloned().collect();
         let target = Target { manifest: target, arch: arguments.arch, components };
-        let options = ops::build::Options {
-            out: PathBuf::from("out"),
-            fresh: false,
-            hash: false,
-            lock: mode(arguments.lock),
-        };
+        let options =
+            ops::build::Options { out: PathBuf::from("out"), fresh: false, hash: false, lock: mode(arguments.lock) };
         let mut results = ops::build::build(&session, &[target], &options);
         let built = results.remove(0)?;
         terminal.built_one(&built);

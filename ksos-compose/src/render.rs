@@ -116,7 +116,12 @@ impl Terminal {
         }
         for usage in &built.usage {
             let percent = usage.used * 100 / usage.size.max(1);
-            self.line(&format!("  {} {} of {} ({percent} %)", usage.what, progress::size(usage.used), progress::size(usage.size)));
+            self.line(&format!(
+                "  {} {} of {} ({percent} %)",
+                usage.what,
+                progress::size(usage.used),
+                progress::size(usage.size)
+            ));
         }
     }
 
@@ -176,11 +181,18 @@ impl Terminal {
         }
         for explanation in explanations {
             let stale = explanation.steps.iter().filter(|(_, reason)| reason.is_some()).count();
-            println!("{} {}: {stale} of {} steps would run", explanation.name, explanation.arch, explanation.steps.len());
+            println!(
+                "{} {}: {stale} of {} steps would run",
+                explanation.name,
+                explanation.arch,
+                explanation.steps.len()
+            );
             for (step, reason) in &explanation.steps {
                 match reason {
                     // In a dry run the new digest of an input that is not made yet is open.
-                    Some(Reason::Input { name, old: None, new: None }) => println!("  {step}: its input {name} would be made again"),
+                    Some(Reason::Input { name, old: None, new: None }) => {
+                        println!("  {step}: its input {name} would be made again")
+                    }
                     Some(reason) => println!("  {step}: {reason}"),
                     None if all => println!("  {step}: fresh"),
                     None => {}
@@ -226,7 +238,12 @@ impl Terminal {
 
     /// Prints what garbage collection removed.
     pub fn cache_collected(&self, report: &GcReport) {
-        println!("removed {} files, {}; {} left", report.removed, progress::size(report.freed), progress::size(report.size));
+        println!(
+            "removed {} files, {}; {} left",
+            report.removed,
+            progress::size(report.freed),
+            progress::size(report.size)
+        );
         report.failed.iter().for_each(|failed| self.note(&format!("not removed: {failed}")));
     }
 

@@ -61,3 +61,54 @@ pub fn compose(directory: &Path) -> Command {
     command.current_dir(directory).env("NO_COLOR", "1");
     command
 }
+
+/// Returns a static runtime for x86_64: `KSOS_RUNTIME`, or the one that the build of the example put into its cache.
+/// Tests of images in copies of the project take it by `--component`, so that nothing is compiled twice.
+pub fn runtime() -> PathBuf {
+    static RUNTIME: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    RUNTIME.get_or_init(find_runtime).clone()
+}
+
+fn find_runtime() -> PathBuf {
+    if let Some(path) = std::env::var_os("KSOS_RUNTIME") {
+        return path.into();
+    }
+    let target = repository().join("target/runtime-for-tests");
+    let mut command = Command::new("cargo");
+    command.args([
+        "build",
+        "--locked",
+        "--profile",
+        "runtime",
+        "-p",
+        "ksos-runtime",
+        "--target",
+        "x86_64-unknown-linux-gnu",
+    ]);
+    command.env("RUSTFLAGS", "-Ctarget-feature=+crt-static").arg("--target-dir").arg(&target);
+    run(command.current_dir(repository())).expect_code(0);
+    let built = target.join("x86_64-unknown-linux-gnu/runtime/ksos-runtime");
+    // Another user must be able to read it.
+    let shared = std::env::temp_dir().join(format!("ksos-runtime-{}", std::process::id()));
+    std::fs::copy(built, &shared).expect("the runtime can be copied");
+    shared
+}
+
+/// Copies what an image is composed from, without lock files, to `to`.
+pub fn copy_project(to: &Path) {
+    for directory in ["manifests", "examples", "kernel", "firmware"] {
+        copy(&repository().join(directory), &to.join(directory));
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        std::fs::create_dir_all(to).expect("a directory can be made");
+        for entry in std::fs::read_dir(from).expect("the project can be read") {
+            let entry = entry.expect("the project can be read");
+            copy(&entry.path(), &to.join(entry.file_name()));
+        }
+    } else if from.extension().is_none_or(|extension| extension != "lock") {
+        std::fs::copy(from, to).expect("a file can be copied");
+    }
+}

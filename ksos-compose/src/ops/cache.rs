@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::OpError;
-use crate::cache::gc::{self, GcReport, Outcome, Policy, VerifyReport};
 use crate::cache::Cache;
+use crate::cache::gc::{self, GcReport, Outcome, Policy, VerifyReport};
 use crate::manifest::Size;
 
 /// What one bucket holds.
@@ -43,12 +43,12 @@ pub fn ls(root: &Path) -> Result<Vec<Bucket>, OpError> {
 /// When the size is none, another process uses the cache, or it cannot be read.
 pub fn gc(root: &Path, max_age: u64, max_size: Option<&str>) -> Result<GcReport, OpError> {
     let max_size = max_size.map(|text| {
-        text.parse::<Size>().map(Size::bytes).map_err(|error| OpError::Size { text: text.to_owned(), expected: error.to_string() })
+        text.parse::<Size>()
+            .map(Size::bytes)
+            .map_err(|error| OpError::Size { text: text.to_owned(), expected: error.to_string() })
     });
-    let policy = Policy {
-        max_age: Some(Duration::from_secs(max_age.saturating_mul(86_400))),
-        max_size: max_size.transpose()?,
-    };
+    let policy =
+        Policy { max_age: Some(Duration::from_secs(max_age.saturating_mul(86_400))), max_size: max_size.transpose()? };
     match gc::gc(root, policy)? {
         Outcome::InUse => Err(OpError::CacheInUse { path: root.to_owned() }),
         Outcome::Collected(report) => Ok(report),

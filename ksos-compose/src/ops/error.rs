@@ -8,6 +8,8 @@ use crate::lock::ReconcileError;
 use crate::proof::Finding;
 use crate::source::apt::AptError;
 use crate::source::archive::ArchiveError;
+use crate::source::cargo::CargoError;
+use crate::source::http::HttpError;
 
 /// Where a failure belongs (DESIGN.md, section 8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +56,7 @@ pub enum OpError {
         /// The component.
         component: String,
         /// The cause.
-        source: AptError,
+        source: Box<AptError>,
     },
     /// An archive could not be unpacked.
     #[error(transparent)]
@@ -133,7 +135,7 @@ pub enum OpError {
     Boot(#[from] crate::boot::BootConfigError),
     /// A package archive cannot be used.
     #[error(transparent)]
-    Apt(#[from] crate::source::apt::AptError),
+    Apt(Box<AptError>),
     /// A keyring cannot be read.
     #[error(transparent)]
     Keyring(#[from] crate::source::apt::openpgp::OpenPgpError),
@@ -151,7 +153,7 @@ pub enum OpError {
         /// The component.
         component: String,
         /// The cause.
-        source: crate::source::http::HttpError,
+        source: Box<HttpError>,
     },
     /// The lock file cannot be used.
     #[error(transparent)]
@@ -160,7 +162,9 @@ pub enum OpError {
     #[error(transparent)]
     Reconcile(#[from] crate::lock::ReconcileError),
     /// The lock has another kind of source for a component than the manifest.
-    #[error("component {component}: the lock file has packages where the manifest has a download, or the other way round")]
+    #[error(
+        "component {component}: the lock file has packages where the manifest has a download, or the other way round"
+    )]
     LockKind {
         /// The component.
         component: String,
@@ -189,7 +193,7 @@ pub enum OpError {
         /// The component.
         component: String,
         /// The cause.
-        source: crate::source::cargo::CargoError,
+        source: Box<CargoError>,
     },
     /// `SOURCE_DATE_EPOCH` is not a number.
     #[error("SOURCE_DATE_EPOCH is {text:?}; expected seconds since 1970, below 2^32")]
@@ -258,6 +262,12 @@ pub enum OpError {
     },
 }
 
+impl From<AptError> for OpError {
+    fn from(error: AptError) -> Self {
+        OpError::Apt(Box::new(error))
+    }
+}
+
 impl OpError {
     /// Returns where the failure belongs.
     pub fn problem(&self) -> Problem {
@@ -286,9 +296,7 @@ impl OpError {
     /// Returns suggestions.
     pub fn hints(&self) -> Vec<String> {
         match self {
-            OpError::Fetch { component, .. }
-            | OpError::Http { component, .. }
-            | OpError::Package { component, .. } => {
+            OpError::Fetch { component, .. } | OpError::Http { component, .. } | OpError::Package { component, .. } => {
                 vec![format!("--component {component}=PATH uses a local file or directory instead")]
             }
             OpError::Cargo { component, source } => vec![source.hint(component)],

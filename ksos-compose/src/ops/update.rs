@@ -51,9 +51,12 @@ fn update_arch(session: &Session, manifest: &Path, arch: Arch, lock: &Lock, upda
         .components
         .iter()
         .filter(|(_, component)| lockable(&component.source))
-        .map(|(name, _)| lock::Wanted {
-            component: name.clone(),
-            request: project.manifest().component_request_digest(name),
+        .map(|(name, _)| {
+            // An update of named components leaves alone what was never locked: it may not be reachable here.
+            let left_alone =
+                matches!(update, Update::Only(names) if !names.contains(name)) && lock.get(arch, name).is_none();
+            let request = if left_alone { None } else { project.manifest().component_request_digest(name) };
+            lock::Wanted { component: name.clone(), request }
         })
         .collect();
     project.locked(session, &wanted, lock, Mode::Default, update)

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::graph::{Input, Step};
 use crate::manifest::{Manifest, OutputFormat, PartitionRole};
-pub use resolved::{Download, LocalTree, Package, Program, ResolvedComponent, Resolved};
+pub use resolved::{Download, LocalTree, Package, Program, Resolved, ResolvedComponent};
 pub use steps::{ModulesTask, Part, Selection, Task};
 
 /// A plan.

@@ -220,7 +220,8 @@ impl Builder<'_> {
         match content {
             Resolved::Packages(packages) => packages.iter().map(|package| self.package(package)).collect(),
             Resolved::Download(download) => {
-                let fetch = self.push(&format!("fetch {name}"), "fetch", 1, Pool::Network, Task::Fetch(download.clone()));
+                let fetch =
+                    self.push(&format!("fetch {name}"), "fetch", 1, Pool::Network, Task::Fetch(download.clone()));
                 let fetch = self.add(fetch.parameter("sha256", &download.sha256));
                 let blob = Input::Output { step: fetch, output: "blob".to_owned() };
                 vec![self.unpack(name, &download.name, download.format, None, blob)]
@@ -289,7 +290,12 @@ impl Builder<'_> {
         let task = ModulesTask { what: format!("kernel.{name}"), patterns, kernel: kernel.clone() };
         let step = self.push(name, "modules", 1, Pool::Processor, Task::Modules(task.clone()));
         let index = Input::Output { step: index.to_owned(), output: "modules".to_owned() };
-        self.add(step.parameter("patterns", &task.patterns).parameter("kernel", kernel).inputs(inputs).input("module index", index));
+        self.add(
+            step.parameter("patterns", &task.patterns)
+                .parameter("kernel", kernel)
+                .inputs(inputs)
+                .input("module index", index),
+        );
     }
 
     fn container_images(&mut self, parts: &BTreeMap<String, (Part, StepInputs)>) {
@@ -395,7 +401,8 @@ impl Builder<'_> {
             .input("kernel modules", output("initramfs-modules", "index"));
         let base = self.add(step);
         let step = self.push("initramfs", "initramfs", 1, Pool::Processor, Task::Initramfs);
-        let always: Vec<String> = self.inputs.manifest.kernel.initramfs_modules.iter().map(ToString::to_string).collect();
+        let always: Vec<String> =
+            self.inputs.manifest.kernel.initramfs_modules.iter().map(ToString::to_string).collect();
         let step = step
             .parameter("image", image)
             .parameter("mode", &self.inputs.manifest.root.mode)
@@ -418,9 +425,10 @@ fn installs(unpack: &Unpack, place: &str) -> bool {
 
 fn unpack_selection(unpack: &Unpack, expand: impl Fn(&str) -> String) -> Selection {
     let Unpack { format: _, strip, install, prefix } = unpack;
-    let install = install.iter().flatten().map(|Install { from, to, mode }| {
-        (expand(from), to.relative().to_owned(), mode.map(|mode| mode.0))
-    });
+    let install = install
+        .iter()
+        .flatten()
+        .map(|Install { from, to, mode }| (expand(from), to.relative().to_owned(), mode.map(|mode| mode.0)));
     Selection {
         strip: *strip,
         prefix: prefix.as_ref().map(|prefix| prefix.relative().to_owned()).unwrap_or_default(),

@@ -67,10 +67,8 @@ pub fn write(
 ) -> Result<Written, OpError> {
     let files = files(session, project, plan, outputs)?;
     let mut file = AtomicFile::create(path)?;
-    let spec = DiskSpec {
-        disk_guid: plan.disk.guid,
-        partitions: plan.disk.partitions.iter().map(gpt_partition).collect(),
-    };
+    let spec =
+        DiskSpec { disk_guid: plan.disk.guid, partitions: plan.disk.partitions.iter().map(gpt_partition).collect() };
     let layout = disk::write(file.file(), &spec)?;
     let (esp_number, esp) = partition(plan, PartitionRole::Esp);
     let (slot_number, slot) = partition(plan, PartitionRole::SlotA);
@@ -83,7 +81,8 @@ pub fn write(
     let slot_tree = slot_tree(plan, &files);
     let esp_tree = esp_tree(project, plan, &files)?;
     let slot_options = ext4_options(plan, slot);
-    let usage = budgets(project, plan, &files, &slot_tree, &esp_tree, &esp_spec, slot, &slot_options)?;
+    let contents = Contents { slot_tree: &slot_tree, slot: &slot_options, esp_tree: &esp_tree, esp: &esp_spec };
+    let usage = budgets(project, plan, &files, &contents)?;
     let extent = |number: u32| layout.partitions[number as usize - 1];
     let Extent { offset, size } = extent(esp_number);
     fat::write(&esp_tree, &esp_spec, &mut Window::new(file.file(), offset, size))?;
@@ -122,7 +121,12 @@ fn ext4_options(plan: &Plan, slot: &PartitionPlan) -> ext4::Options {
     options
 }
 
-fn files(session: &Session, project: &Project, plan: &Plan, outputs: &BTreeMap<String, Outputs>) -> Result<Files, OpError> {
+fn files(
+    session: &Session,
+    project: &Project,
+    plan: &Plan,
+    outputs: &BTreeMap<String, Outputs>,
+) -> Result<Files, OpError> {
     let executor = super::Executor::new(session, project, plan, false);
     let step_outputs = outputs;
     let tree_of = |component: &str| executor.component_tree(component, step_outputs);
@@ -202,27 +206,26 @@ fn esp_tree(project: &Project, plan: &Plan, files: &Files) -> Result<Tree, OpErr
     Ok(tree)
 }
 
-/// Checks that slot and ESP hold their content with the headroom that the manifest states.
-fn budgets(
-    project: &Project,
-    plan: &Plan,
-    files: &Files,
-    slot_tree: &Tree,
-    esp_tree: &Tree,
-    esp: &fat::FatSpec,
-    slot: &PartitionPlan,
-    options: &ext4::Options,
-) -> Result<Vec<Usage>, OpError> {
-    let slot_used = ext4::minimum_size(slot_tree, options)?;
+/// What goes into the two written partitions.
+struct Contents<'a> {
+    slot_tree: &'a Tree,
+    slot: &'a ext4::Options,
+    esp_tree: &'a Tree,
+    esp: &'a fat::FatSpec,
+}
+
+/// Checks that slot, ESP and memory hold their content with the headroom that the manifest states.
+fn budgets(project: &Project, plan: &Plan, files: &Files, contents: &Contents<'_>) -> Result<Vec<Usage>, OpError> {
+    let Contents { slot_tree, slot, esp_tree, esp } = contents;
+    let slot_used = ext4::minimum_size(slot_tree, slot)?;
     let esp_used = esp.size - fat::check(esp_tree, esp)?.free;
     let settings = &project.manifest().budgets;
-    let data = partition(plan, PartitionRole::Data).1;
     let budgets = Budgets {
         slot_size: slot.size,
         slot_used,
         esp_size: esp.size,
         esp_used,
-        data_size: data.size,
+        data_size: partition(plan, PartitionRole::Data).1.size,
         headroom: settings.headroom,
         memory: settings.memory.map_or(u64::MAX, |memory| memory.bytes()),
         root_mode: project.manifest().root.mode,

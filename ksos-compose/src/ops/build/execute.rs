@@ -6,8 +6,8 @@ use std::io::Write;
 use ksos_formats::boot::{BootConfig, RootImage};
 use ksos_formats::layout;
 
-use super::root::{self, Pieces};
 use super::resolve::{Project, cargo_build};
+use super::root::{self, Pieces};
 use super::{initramfs, proof};
 use crate::artifact::{squashfs, verity};
 use crate::cache::{Blob, Cache};
@@ -21,9 +21,9 @@ use crate::oci;
 use crate::ops::{OpError, Session};
 use crate::plan::{Download, Part, Plan, Program, Resolved, Selection, Task, identity};
 use crate::source::apt::{self, deb};
-use crate::source::cargo::{self, CargoError};
 use crate::source::archive::select::{Install, SelectRules, select};
 use crate::source::archive::{self, Limits, Owner, Policy};
+use crate::source::cargo::{self, CargoError};
 use crate::tree::index::TreeIndex;
 use crate::tree::{Content, Entry, Meta, Node, Tree};
 
@@ -80,8 +80,7 @@ impl Execute for Executor<'_> {
                 let runtime = self.part(step, runtime, inputs)?;
                 let modules = self.index(&self.blob(step, "kernel modules", inputs))?;
                 let tree = initramfs::base(&runtime, modules, self.plan.image.epoch)?;
-                let (blob, unpacked) =
-                    initramfs::write(self.cache, &tree, self.plan.image.epoch, self.session.jobs)?;
+                let (blob, unpacked) = initramfs::write(self.cache, &tree, self.plan.image.epoch, self.session.jobs)?;
                 let unpacked = graph::json_blob(self.cache, &unpacked)?;
                 Ok([("initramfs".to_owned(), blob), ("unpacked".to_owned(), unpacked)].into())
             }
@@ -131,7 +130,7 @@ impl<'a> Executor<'a> {
             let component = package.component.clone();
             let repository = &self.project.repositories[&package.pinned.repository];
             return apt::pool::fetch(fetch, &package.pinned, repository, &component, clock::now_seconds())
-                .map_err(|source| OpError::Package { component, source });
+                .map_err(|source| OpError::Package { component, source: Box::new(source) });
         }
         let component = step.name.trim_start_matches("fetch ").to_owned();
         let request = Request {
@@ -145,7 +144,7 @@ impl<'a> Executor<'a> {
     }
 
     fn cargo(&self, program: &Program) -> Result<Blob, OpError> {
-        let failed = |source| OpError::Cargo { component: program.component.clone(), source };
+        let failed = |source| OpError::Cargo { component: program.component.clone(), source: Box::new(source) };
         let environment = self.session.environment.pairs();
         let directory = self.cache.bucket("cargo");
         let build = cargo_build(program, self.plan.image.arch, &environment, &directory, self.project.offline);
@@ -164,8 +163,8 @@ impl<'a> Executor<'a> {
         let host = apt::mirror::host_uris(std::path::Path::new("/etc/apt"));
         let repositories = cargo::debian::repositories(self.session.environment.apt_mirror.as_deref(), &host);
         let target = || cargo::toolchain::gnu_target(build.arch);
-        let repositories = repositories
-            .map_err(|source| CargoError::Packages { target: target(), source: Box::new(source) })?;
+        let repositories =
+            repositories.map_err(|source| CargoError::Packages { target: target(), source: Box::new(source) })?;
         let packages = cargo::debian::Packages {
             fetch: &self.project.fetch,
             repositories: &repositories,
@@ -257,7 +256,8 @@ impl<'a> Executor<'a> {
         inputs: &StepOutputs,
     ) -> Result<Outputs, OpError> {
         let tree = self.part(step, part, inputs)?;
-        let rules = SelectRules { include: image.files.iter().map(ToString::to_string).collect(), ..Default::default() };
+        let rules =
+            SelectRules { include: image.files.iter().map(ToString::to_string).collect(), ..Default::default() };
         let tree = select(tree, &rules).map_err(|source| OpError::Select { component: part.name.clone(), source })?;
         let spec = oci::ImageSpec {
             name: reference.to_owned(),
@@ -394,7 +394,12 @@ impl<'a> Executor<'a> {
 pub fn names(patterns: &[ModulePattern], index: &kernel::ModuleIndex) -> Vec<String> {
     let patterns: Vec<String> = patterns.iter().map(ToString::to_string).collect();
     let selection = kernel::select(index, &patterns).unwrap_or_default();
-    selection.requested.into_iter().flat_map(|(_, names)| names).filter(|name| index.modules.contains_key(name)).collect()
+    selection
+        .requested
+        .into_iter()
+        .flat_map(|(_, names)| names)
+        .filter(|name| index.modules.contains_key(name))
+        .collect()
 }
 
 fn rules(selection: &Selection) -> SelectRules {

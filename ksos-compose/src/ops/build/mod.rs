@@ -103,14 +103,22 @@ fn in_parallel<R: Send>(targets: &[Target], work: impl Fn(&Target) -> R + Sync) 
     }
     std::thread::scope(|scope| {
         let threads: Vec<_> = targets.iter().map(|target| scope.spawn(|| work(target))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     })
 }
 
 /// What names a build: two builds with one scope share history and stamp.
 fn scope(session: &Session, target: &Target, options: &Options) -> String {
     let directory = &session.environment.directory;
-    format!("{}\0{:?}\0{}", directory.join(&target.manifest).display(), target.arch, directory.join(&options.out).display())
+    format!(
+        "{}\0{:?}\0{}",
+        directory.join(&target.manifest).display(),
+        target.arch,
+        directory.join(&options.out).display()
+    )
 }
 
 /// Everything outside of files that decides a build's result.
@@ -218,10 +226,11 @@ fn execute_plan(
     let last = History::load(&session.cache, &project.history_scope());
     let executor = Executor::new(session, project, &plan, fresh);
     let options = graph::Options { jobs: session.jobs, downloads: 8, fresh, dry_run };
-    let execution = graph::execute(&session.cache, &plan.steps, &last, &executor, &options).map_err(|error| match error {
-        GraphError::Steps(failures) => OpError::Steps { failures },
-        GraphError::Plan(broken) => OpError::Plan { broken: vec![broken] },
-    })?;
+    let execution =
+        graph::execute(&session.cache, &plan.steps, &last, &executor, &options).map_err(|error| match error {
+            GraphError::Steps(failures) => OpError::Steps { failures },
+            GraphError::Plan(broken) => OpError::Plan { broken: vec![broken] },
+        })?;
     if !dry_run {
         let _ = execution.history.save(&session.cache, &project.history_scope());
     }

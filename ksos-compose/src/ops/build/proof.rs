@@ -115,7 +115,8 @@ fn kernel_config(kernel: &Tree, files: &KernelFiles) -> Result<KernelConfig, OpE
     let Some(Node::File(content)) = kernel.get(path).map(|entry| &entry.node) else {
         return Err(OpError::NoFile { component: "kernel".to_owned(), path: path.clone() });
     };
-    let bytes = content.read(LIMIT).map_err(|source| crate::assemble::AssembleError::Read { path: path.clone(), source })?;
+    let bytes =
+        content.read(LIMIT).map_err(|source| crate::assemble::AssembleError::Read { path: path.clone(), source })?;
     Ok(KernelConfig::parse(path, &String::from_utf8_lossy(&bytes))?)
 }
 

@@ -9,8 +9,8 @@ use ksos_formats::Arch;
 use super::local;
 use super::stamp::Watch;
 use crate::cache::stat::StatCache;
-use crate::effects::{clock, fs};
 use crate::effects::net::{Downloader, NetOptions, ProxyVariables};
+use crate::effects::{clock, fs};
 use crate::lock::{self, Lock};
 use crate::manifest::{self, Component, ImageContent, Loaded, Manifest, Source};
 use crate::ops::{LockMode, OpError, Session, Target};
@@ -119,7 +119,8 @@ impl Project {
         }
         for (name, image) in &self.loaded.manifest.container_images {
             if let ImageContent::Archive(path) = &image.content {
-                let content = local::content(path.path(), Some(manifest::ArchiveFormat::Raw), self.epoch, stats, watch)?;
+                let content =
+                    local::content(path.path(), Some(manifest::ArchiveFormat::Raw), self.epoch, stats, watch)?;
                 self.archives.insert(name.clone(), content);
             }
         }
@@ -135,7 +136,13 @@ impl Project {
     }
 
     /// Resolves every component: local ones directly, the others by the lock.
-    fn resolve(&mut self, session: &Session, mode: LockMode, stats: &StatCache, watch: &mut Watch) -> Result<(), OpError> {
+    fn resolve(
+        &mut self,
+        session: &Session,
+        mode: LockMode,
+        stats: &StatCache,
+        watch: &mut Watch,
+    ) -> Result<(), OpError> {
         let manifest = self.loaded.manifest.clone();
         let mut wanted = Vec::new();
         for (name, component) in &manifest.components {
@@ -215,7 +222,7 @@ impl Project {
             .collect();
         let manifest = &self.loaded.manifest;
         let apt = |name: &&String| matches!(manifest.components[*name].source, Source::Apt(_));
-        let archive = if stale.iter().any(|name| apt(name)) { Some(self.archive(&stale)?) } else { None };
+        let archive = if stale.iter().any(apt) { Some(self.archive(&stale)?) } else { None };
         let universe = archive.as_ref().map(|archive| apt::Universe::new(archive, self.arch().debian()));
         for name in stale {
             let resolved = match (&manifest.components[name].source, &universe) {
@@ -250,7 +257,7 @@ impl Project {
     ) -> Result<lock::Resolved, OpError> {
         let wanted = self.wanted_download(name, source)?;
         let resolved = http::resolve(&self.fetch, &wanted)
-            .map_err(|source| OpError::Http { component: name.to_owned(), source })?;
+            .map_err(|source| OpError::Http { component: name.to_owned(), source: Box::new(source) })?;
         if let Some(note) = resolved.note {
             session.reporter.note(&note.to_string());
         }
@@ -268,7 +275,7 @@ impl Project {
             sha256: source.sha256.get(self.arch()).copied(),
             limit: source.max_size.bytes(),
         };
-        request.expand().map_err(|source| OpError::Http { component: name.to_owned(), source })
+        request.expand().map_err(|source| OpError::Http { component: name.to_owned(), source: Box::new(source) })
     }
 
     /// Takes what the lock has for every wanted component.
@@ -338,7 +345,7 @@ fn program(
         binary: source.binary().to_owned(),
         profile: source.profile.clone(),
     };
-    let failed = |source| OpError::Cargo { component: name.to_owned(), source };
+    let failed = |source| OpError::Cargo { component: name.to_owned(), source: Box::new(source) };
     for file in cargo::inputs::files(&program.workspace, &program.package).map_err(failed)? {
         // Directories, too: a new file counts.
         watch.path(program.workspace.join(&file).parent().unwrap_or(&program.workspace));
@@ -346,7 +353,8 @@ fn program(
     }
     let environment = session.environment.pairs();
     let cache = session.cache.bucket("cargo");
-    program.sources = cargo::inputs::digest(&cargo_build(&program, arch, &environment, &cache, false)).map_err(failed)?;
+    program.sources =
+        cargo::inputs::digest(&cargo_build(&program, arch, &environment, &cache, false)).map_err(failed)?;
     Ok(Resolved::Program(program))
 }
 

@@ -83,9 +83,10 @@ impl Watch {
         let output = |path: &Path| built.artifacts.iter().any(|artifact| path.ends_with(&artifact.path));
         let seen: Vec<Seen> = self.paths.into_iter().map(|path| Seen { stat: stat(&path), path }).collect();
         // An output that somebody rewrites within the same second has another inode or change time.
-        let racy = seen.iter().filter(|seen| !output(&seen.path)).any(|seen| {
-            seen.stat.as_ref().is_some_and(|stat| stat.changed.0 >= now || stat.modified.0 >= now)
-        });
+        let racy = seen
+            .iter()
+            .filter(|seen| !output(&seen.path))
+            .any(|seen| seen.stat.as_ref().is_some_and(|stat| stat.changed.0 >= now || stat.modified.0 >= now));
         (!racy).then_some(Stamp { format: 1, settings, seen, built })
     }
 }

@@ -10,8 +10,8 @@
 pub mod arguments;
 mod disk;
 pub mod firmware;
-mod request;
 mod machine;
+mod request;
 pub mod watch;
 
 use std::ffi::{OsStr, OsString};
@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 
 use ksos_formats::Arch;
 
-pub use request::{Request, boot};
 pub use arguments::{Accelerator, Forward, ParseForwardError};
+pub use request::{Request, boot};
 pub use watch::{Event, Watcher};
 
 use crate::effects::fs::FsError;
