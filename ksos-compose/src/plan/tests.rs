@@ -1,1 +1,117 @@
+use std::path::Path;
 
+use super::*;
+use crate::manifest::{DiskFiles, load};
+use crate::source::apt::Pinned;
+use crate::source::archive::Format;
+
+fn example(arch: Arch) -> Manifest {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/containerd-node.toml");
+    load(&path, Some(arch), &DiskFiles).unwrap().manifest
+}
+
+/// Every component resolved to something: apt components to one package each.
+fn components(manifest: &Manifest, arch: Arch) -> BTreeMap<String, ResolvedComponent> {
+    let resolve = |name: &String| {
+        let pinned = Pinned {
+            name: name.clone(),
+            version: "1".into(),
+            architecture: arch.debian().into(),
+            repository: "debian".into(),
+            path: format!("pool/{name}.deb"),
+            size: 7,
+            sha256: Digest::of(name.as_bytes()),
+            source: name.clone(),
+            section: String::new(),
+        };
+        let package = Package { pinned, component: name.clone(), urls: vec![format!("http://mirror/{name}.deb")] };
+        match name.as_str() {
+            "runtime" => Resolved::File {
+                path: "/home/somebody/runtime".into(),
+                name: "runtime".into(),
+                digest: Digest::of(b"runtime"),
+                size: 9,
+                format: Some(Format::Plain),
+            },
+            _ => Resolved::Packages(vec![package]),
+        }
+    };
+    manifest.components.keys().map(|name| (name.clone(), ResolvedComponent { content: resolve(name) })).collect()
+}
+
+fn planned(manifest: &Manifest, arch: Arch, epoch: u64) -> Plan {
+    let overlays = BTreeMap::from([(
+        "node".to_owned(),
+        LocalTree { tree: crate::tree::Tree::new(0), digest: Digest::of(b"overlay") },
+    )]);
+    plan(&Inputs {
+        manifest,
+        arch,
+        epoch,
+        components: &components(manifest, arch),
+        overlays: &overlays,
+        archives: &BTreeMap::new(),
+        required_options: &[],
+        composer: "test",
+    })
+}
+
+#[test]
+fn the_plan_of_the_example_is_sound() {
+    for arch in Arch::ALL {
+        let plan = planned(&example(arch), arch, 1);
+        assert_eq!(check::check(&plan), Vec::<String>::new());
+        assert_eq!(plan.artifacts[0].file_name, format!("containerd-node-0.1.0-{arch}.img"));
+        let labels: Vec<&str> = plan.disk.partitions.iter().map(|partition| partition.label.as_str()).collect();
+        assert_eq!(labels, ["KSOSEFI", "KSOSSYSA", "KSOSSYSB", "KSOLODATA"]);
+        assert_eq!(plan.disk.partition(PartitionRole::SlotB).unwrap().0, 3);
+    }
+}
+
+#[test]
+fn the_same_input_gives_the_same_plan_and_another_arch_other_identifiers() {
+    let text = |plan: &Plan| serde_json::to_string(plan).unwrap();
+    let manifest = example(Arch::X86_64);
+    assert_eq!(text(&planned(&manifest, Arch::X86_64, 1)), text(&planned(&manifest, Arch::X86_64, 1)));
+    let (one, two) = (planned(&manifest, Arch::X86_64, 1), planned(&example(Arch::Arm64), Arch::Arm64, 1));
+    assert_ne!(one.disk.guid, two.disk.guid);
+    assert_ne!(text(&planned(&manifest, Arch::X86_64, 1)), text(&planned(&manifest, Arch::X86_64, 2)));
+}
+
+#[test]
+fn no_path_of_this_machine_and_no_mirror_is_in_a_plan() {
+    let text = serde_json::to_string(&planned(&example(Arch::X86_64), Arch::X86_64, 1)).unwrap();
+    assert!(!text.contains("/home/somebody") && !text.contains("http://mirror"), "{text}");
+    assert!(!text.contains(env!("CARGO_MANIFEST_DIR")), "{text}");
+}
+
+#[test]
+fn a_changed_service_concerns_the_root_alone() {
+    let manifest = example(Arch::X86_64);
+    let mut changed = manifest.clone();
+    changed.services.get_mut("containerd").unwrap().command.push("--debug".into());
+    let (one, two) = (planned(&manifest, Arch::X86_64, 1), planned(&changed, Arch::X86_64, 1));
+    let differing: Vec<&str> = one
+        .steps
+        .iter()
+        .zip(&two.steps)
+        .filter(|(one, two)| one.parameters != two.parameters || one.inputs != two.inputs)
+        .map(|(one, _)| one.name.as_str())
+        .collect();
+    assert_eq!(differing, ["root"]);
+}
+
+#[test]
+fn the_check_finds_what_is_broken() {
+    let mut plan = planned(&example(Arch::X86_64), Arch::X86_64, 1);
+    let root = plan.steps.iter().position(|step| step.name == "root").unwrap();
+    plan.steps.swap(0, root);
+    let twin = plan.steps[3].clone();
+    plan.steps.push(twin);
+    plan.steps[5].parameters.insert("path".into(), "\"/home/somebody\"".into());
+    plan.disk.partitions[1].guid = plan.disk.partitions[0].guid;
+    let broken = check::check(&plan).join("\n");
+    for text in ["no earlier step", "two steps are named", "a path of this machine", "two partitions have one GUID"] {
+        assert!(broken.contains(text), "no {text:?} in {broken}");
+    }
+}
