@@ -57,6 +57,24 @@ pub struct BootConfig {
     pub root_mode: RootMode,
     /// The root image to look for in the slot.
     pub root: RootImage,
+    /// GPT partition names of the system slots.
+    #[serde(default)]
+    pub slots: SlotLabels,
+}
+
+/// GPT partition names of the two system slots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotLabels {
+    /// Slot A, normally [`crate::layout::SLOT_A_LABEL`].
+    pub a: String,
+    /// Slot B, normally [`crate::layout::SLOT_B_LABEL`].
+    pub b: String,
+}
+
+impl Default for SlotLabels {
+    fn default() -> Self {
+        SlotLabels { a: crate::layout::SLOT_A_LABEL.to_owned(), b: crate::layout::SLOT_B_LABEL.to_owned() }
+    }
 }
 
 /// Which image this is.

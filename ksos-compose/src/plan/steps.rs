@@ -407,6 +407,7 @@ impl Builder<'_> {
             .parameter("image", image)
             .parameter("mode", &self.inputs.manifest.root.mode)
             .parameter("modules", &always)
+            .parameter("partitions", &self.inputs.manifest.partitions)
             .input("base", output(&base, "initramfs"))
             .input("root", output("root", "root"))
             .input("kernel", output("kernel", "modules"));

@@ -190,7 +190,7 @@ impl<'a> Boot<'a> {
     }
 
     fn take_disk(&mut self, disk: BootDisk) -> Result<String, Error> {
-        let name = if self.slot == 'b' { layout::SLOT_B_LABEL } else { layout::SLOT_A_LABEL };
+        let name = if self.slot == 'b' { &self.config.slots.b } else { &self.config.slots.a };
         let partition = disk.table.by_name(name);
         let missing = || Error::NoPartition { disk: disk.path(), name: name.to_owned() };
         let path = disk.partition_path(self.sys, partition.ok_or_else(missing)?)?;
@@ -314,6 +314,7 @@ mod tests {
                 sha256: Digest::of(b"squashfs"),
                 verity: Verity { data_blocks: 1, root_hash: Digest([1; 32]), salt: Digest([2; 32]) },
             },
+            slots: Default::default(),
         };
         sys.put("/ksos/boot.json", serde_json::to_vec(&config).expect("JSON"));
         sys.put("/proc/cmdline", cmdline);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use ksos_formats::boot::{BootConfig, RootImage};
+use ksos_formats::boot::{BootConfig, RootImage, SlotLabels};
 use ksos_formats::layout;
 
 use super::resolve::{Project, cargo_build};
@@ -16,7 +16,7 @@ use crate::effects::fs::{self, Context};
 use crate::effects::net::{Fetch, Request};
 use crate::graph::{self, Description, Execute, Input, Outputs, Report, Step};
 use crate::kernel;
-use crate::manifest::{self, Manifest, ModulePattern};
+use crate::manifest::{self, Manifest, ModulePattern, PartitionRole};
 use crate::oci;
 use crate::ops::{OpError, Session};
 use crate::plan::{Download, Part, Plan, Program, Resolved, Selection, Task, identity};
@@ -372,6 +372,7 @@ impl<'a> Executor<'a> {
 
     fn initramfs(&self, step: &Step, inputs: &StepOutputs) -> Result<Outputs, OpError> {
         let index: kernel::ModuleIndex = self.json(&self.blob(step, "kernel", inputs))?;
+        let label = |role| self.plan.disk.partition(role).map(|(_, slot)| slot.label.clone()).unwrap_or_default();
         let config = BootConfig {
             format: ksos_formats::boot::FORMAT,
             image: self.plan.image.clone(),
@@ -379,6 +380,7 @@ impl<'a> Executor<'a> {
             kernel_release: index.release,
             root_mode: self.manifest.root.mode,
             root: self.json(&self.blob(step, "root", inputs))?,
+            slots: SlotLabels { a: label(PartitionRole::SlotA), b: label(PartitionRole::SlotB) },
         };
         let base = self.blob(step, "base", inputs);
         let mut writer = self.cache.writer()?;
