@@ -1,5 +1,4 @@
 //! The `ksos-compose` command.
-#![expect(clippy::print_stdout, reason = "the command line is what prints")]
 #![expect(clippy::disallowed_methods, reason = "the binary reads the environment once and passes values in")]
 
 mod render;
@@ -48,7 +47,7 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
     let Cli { command, global } = cli;
     match command {
         Command::Schema => {
-            print!("{}", manifest::schema_text());
+            render::out(&manifest::schema_text());
             Ok(ExitCode::SUCCESS)
         }
         Command::Check { selection, json } => {
@@ -139,7 +138,6 @@ fn session(global: &Global, terminal: &Arc<Terminal>) -> Result<Session, OpError
         cache: Arc::new(cache),
         environment: environment(),
         jobs: global.jobs.unwrap_or(processors).max(1),
-        lock_files: Arc::default(),
         reporter: terminal.clone(),
         progress: terminal.progress(),
     })
@@ -179,7 +177,7 @@ fn run_image(
     let until_ready = options.until_ready;
     let outcome = ops::run::boot(&image, &options, &mut std::io::stdout(), &|text| terminal.note(text))?;
     terminal.ran(&outcome);
-    Ok(if outcome.is_success(until_ready) { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if outcome.is_success(until_ready, arguments.secure_boot) { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn run_cache(command: &CacheCommand, global: &Global, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {

@@ -1,7 +1,7 @@
 //! What the command prints: results on standard output, everything else on standard error.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line is what prints")]
+#![expect(clippy::print_stderr, reason = "the command line is what prints")]
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -15,6 +15,20 @@ use ksos_compose::ops::update::Change;
 use ksos_compose::ops::{self, OpError, Reporter};
 use ksos_compose::plan::Plan;
 use serde_json::json;
+
+/// Prints a line on standard output. A reader that went away ends the program as SIGPIPE would.
+macro_rules! outln {
+    ($($argument:tt)*) => {
+        crate::render::out(&format!("{}\n", format_args!($($argument)*)))
+    };
+}
+
+/// Writes `text` to standard output.
+pub fn out(text: &str) {
+    if std::io::stdout().lock().write_all(text.as_bytes()).is_err() {
+        std::process::exit(128 + 13);
+    }
+}
 
 /// The terminal, or whatever standard output and error are.
 pub struct Terminal {
@@ -75,10 +89,13 @@ impl Terminal {
             match result {
                 Ok(built) => done.push(built),
                 Err(error) => {
-                    // Every failure is printed; the last becomes the exit code.
-                    if let Some(earlier) = failure.replace(error) {
-                        self.error(&earlier);
-                    }
+                    // Every failure is printed; the gravest becomes the exit code.
+                    let (graver, other) = match failure.take() {
+                        Some(earlier) if earlier.problem() >= error.problem() => (earlier, Some(error)),
+                        earlier => (error, earlier),
+                    };
+                    other.iter().for_each(|error| self.error(error));
+                    failure = Some(graver);
                 }
             }
         }
@@ -87,12 +104,12 @@ impl Terminal {
                 "image": built.name, "version": built.version, "arch": built.arch, "format": artifact.format,
                 "path": artifact.path, "size": artifact.size, "allocated": artifact.allocated, "sha256": artifact.sha256,
             }))).collect();
-            println!("{:#}", json!({ "artifacts": artifacts }));
+            outln!("{:#}", json!({ "artifacts": artifacts }));
         }
         for built in &done {
             self.built_one(built);
             if !json {
-                built.artifacts.iter().for_each(|artifact| println!("{}", artifact.path.display()));
+                built.artifacts.iter().for_each(|artifact| outln!("{}", artifact.path.display()));
             }
         }
         failure.map_or(Ok(ExitCode::SUCCESS), Err)
@@ -130,13 +147,13 @@ impl Terminal {
         let bad = results.iter().any(Checked::is_bad);
         if json {
             let list: Vec<_> = results.iter().map(Checked::to_json).collect();
-            println!("{:#}", serde_json::Value::from(list));
+            outln!("{:#}", serde_json::Value::from(list));
         } else {
             for checked in results {
                 match &checked.errors {
                     Some(errors) => self.line(errors.render(self.style()).trim_end()),
                     None if checked.faults.is_empty() => {
-                        println!("{}: ok ({})", checked.manifest.display(), checked.summary);
+                        outln!("{}: ok ({})", checked.manifest.display(), checked.summary);
                     }
                     None => {}
                 }
@@ -152,23 +169,23 @@ impl Terminal {
     /// Prints plans.
     pub fn planned(&self, plans: &[Plan], json: bool) {
         if json {
-            println!("{}", serde_json::to_string_pretty(plans).expect("plans can be serialised"));
+            outln!("{}", serde_json::to_string_pretty(plans).expect("plans can be serialised"));
             return;
         }
         for plan in plans {
-            println!("{} {} {} (epoch {})", plan.image.name, plan.image.version, plan.image.arch, plan.image.epoch);
-            println!("  disk {}", plan.disk.guid);
+            outln!("{} {} {} (epoch {})", plan.image.name, plan.image.version, plan.image.arch, plan.image.epoch);
+            outln!("  disk {}", plan.disk.guid);
             for (number, partition) in plan.disk.partitions.iter().enumerate() {
                 let size = progress::size(partition.size);
-                println!("    {} {:<10} {size:>10}  {}", number + 1, partition.label, partition.guid);
+                outln!("    {} {:<10} {size:>10}  {}", number + 1, partition.label, partition.guid);
             }
-            println!("  command line {}", plan.cmdline.join(" "));
-            println!("  steps");
+            outln!("  command line {}", plan.cmdline.join(" "));
+            outln!("  steps");
             for step in &plan.steps {
-                println!("    {}", step.name);
+                outln!("    {}", step.name);
             }
             for artifact in &plan.artifacts {
-                println!("  writes {}", artifact.file_name);
+                outln!("  writes {}", artifact.file_name);
             }
         }
     }
@@ -176,25 +193,20 @@ impl Terminal {
     /// Prints why steps would run.
     pub fn explained(&self, explanations: &[Explanation], all: bool, json: bool) {
         if json {
-            println!("{}", serde_json::to_string_pretty(explanations).expect("explanations can be serialised"));
+            outln!("{}", serde_json::to_string_pretty(explanations).expect("explanations can be serialised"));
             return;
         }
         for explanation in explanations {
             let stale = explanation.steps.iter().filter(|(_, reason)| reason.is_some()).count();
-            println!(
-                "{} {}: {stale} of {} steps would run",
-                explanation.name,
-                explanation.arch,
-                explanation.steps.len()
-            );
+            outln!("{} {}: {stale} of {} steps would run", explanation.name, explanation.arch, explanation.steps.len());
             for (step, reason) in &explanation.steps {
                 match reason {
                     // In a dry run the new digest of an input that is not made yet is open.
                     Some(Reason::Input { name, old: None, new: None }) => {
-                        println!("  {step}: its input {name} would be made again")
+                        outln!("  {step}: its input {name} would be made again")
                     }
-                    Some(reason) => println!("  {step}: {reason}"),
-                    None if all => println!("  {step}: fresh"),
+                    Some(reason) => outln!("  {step}: {reason}"),
+                    None if all => outln!("  {step}: fresh"),
                     None => {}
                 }
             }
@@ -204,17 +216,17 @@ impl Terminal {
     /// Prints what was fetched.
     pub fn fetched(&self, fetched: &[Fetched]) {
         for Fetched { name, downloads, cached, bytes } in fetched {
-            println!("{name}: {downloads} downloads, {} ({cached} were in the cache)", progress::size(*bytes));
+            outln!("{name}: {downloads} downloads, {} ({cached} were in the cache)", progress::size(*bytes));
         }
     }
 
     /// Prints what an update of the lock changes.
     pub fn updated(&self, changes: &[Change], dry_run: bool) {
         for change in changes {
-            println!("{change}");
+            outln!("{change}");
         }
         if changes.is_empty() {
-            println!("nothing newer");
+            outln!("nothing newer");
         } else if dry_run {
             self.line("nothing was written (--dry-run)");
         }
@@ -228,17 +240,17 @@ impl Terminal {
     /// Prints what the cache holds.
     pub fn cache_listed(&self, buckets: &[ops::cache::Bucket], json: bool) {
         if json {
-            println!("{}", serde_json::to_string_pretty(buckets).expect("a listing can be serialised"));
+            outln!("{}", serde_json::to_string_pretty(buckets).expect("a listing can be serialised"));
             return;
         }
         for bucket in buckets {
-            println!("{:<10} {:>8} entries {:>12}", bucket.name, bucket.entries, progress::size(bucket.bytes));
+            outln!("{:<10} {:>8} entries {:>12}", bucket.name, bucket.entries, progress::size(bucket.bytes));
         }
     }
 
     /// Prints what garbage collection removed.
     pub fn cache_collected(&self, report: &GcReport) {
-        println!(
+        outln!(
             "removed {} files, {}; {} left",
             report.removed,
             progress::size(report.freed),
@@ -250,9 +262,9 @@ impl Terminal {
     /// Prints what verification found.
     pub fn cache_verified(&self, report: &VerifyReport) -> ExitCode {
         for name in report.damaged.iter().chain(&report.actions) {
-            println!("damaged, removed: {name}");
+            outln!("damaged, removed: {name}");
         }
-        println!("{} blobs, {} verified, {} damaged", report.blobs, progress::size(report.bytes), report.damaged.len());
+        outln!("{} blobs, {} verified, {} damaged", report.blobs, progress::size(report.bytes), report.damaged.len());
         if report.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
     }
 }

@@ -32,6 +32,9 @@ pub fn bundle(tree: &Tree) -> Result<Vec<u8>, AssembleError> {
             bundle.push(b'\n');
         }
     }
+    if bundle.is_empty() {
+        return Err(AssembleError::NoCertificates);
+    }
     Ok(bundle)
 }
 

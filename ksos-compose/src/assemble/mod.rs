@@ -27,6 +27,9 @@ pub enum AssembleError {
         /// The cause.
         source: std::io::Error,
     },
+    /// There is no certificate to bundle.
+    #[error("root.ca-bundle is true, but there is no usr/share/ca-certificates/**/*.crt")]
+    NoCertificates,
     /// A certificate is not in PEM form.
     #[error("{path}: not a PEM certificate")]
     Certificate {

@@ -28,7 +28,8 @@ pub fn passwd(users: &BTreeMap<String, User>) -> String {
 /// Returns the text of `/etc/group`, ordered by group id; each group once, named after the first user that has it.
 pub fn group(users: &BTreeMap<String, User>) -> String {
     let mut groups = BTreeMap::new();
-    for (name, user) in users {
+    // Group 0 is root's, whoever else is in it.
+    for (name, user) in users.iter().filter(|(name, _)| *name == "root").chain(users) {
         groups.entry(user.gid).or_insert(name);
     }
     groups.into_iter().map(|(gid, name)| format!("{name}:*:{gid}:\n")).collect()

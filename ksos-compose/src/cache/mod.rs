@@ -10,9 +10,8 @@
 //! ROOT/v1/lock                  held shared by every user, exclusively by garbage collection
 //! ```
 //!
-//! A blob is written to `tmp/` and renamed to its place, so what is there is complete; any number of processes may
-//! write the same blob at once. Blobs are not synced: a file that a power cut damaged has the wrong size or digest,
-//! counts as missing and is made again. The size is checked on every look-up and the digest by `cache verify`.
+//! A blob is written to `tmp/`, synced and renamed to its place, so what is there is complete; any number of processes
+//! may write the same blob at once. The size is checked on every look-up and the digest by `cache verify`.
 //! Lock order: `lock` before anything else; no other lock is held across steps.
 #![expect(clippy::disallowed_methods, reason = "the cache does its own crash-safe file handling")]
 
@@ -78,6 +77,23 @@ impl Cache {
         Ok(Cache { root, _lock: lock })
     }
 
+    /// Waits until no other process or thread works on the file at `path` (a lock file of a manifest), and keeps others
+    /// waiting until the result is dropped. The lock is advisory and lives in the cache, so that nothing appears beside
+    /// the file.
+    ///
+    /// # Errors
+    /// When it cannot be taken.
+    pub fn exclusive(&self, path: &Path) -> Result<File, CacheError> {
+        let name = Digest::of(path.as_os_str().as_encoded_bytes());
+        let place = self.root.join("stat").join(format!("lock-{name}"));
+        let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(&place);
+        let file = file.context("open", &place)?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(io::Error::from)
+            .context("lock", &place)?;
+        Ok(file)
+    }
+
     /// Returns the directory of a bucket: `blobs`, `actions`, `blocks`, `partial`, `stat` or `tmp`.
     pub fn bucket(&self, name: &str) -> PathBuf {
         self.root.join(name)
@@ -94,8 +110,7 @@ impl Cache {
         let path = self.blob_path(digest);
         let metadata = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
         if size.is_some_and(|size| size != metadata.len()) {
-            // Damaged means missing; if it cannot be removed, the rename of the new one replaces it.
-            let _ = fs::remove_file(&path);
+            // Either is wrong, the file or the expectation: the rename of a new one replaces the file.
             return None;
         }
         gc::mark_used(&path, &metadata);
@@ -145,6 +160,7 @@ impl Cache {
         let parent = path.parent().expect("a blob path has a parent");
         fs::create_dir_all(parent).context("create directory", parent)?;
         temporary.as_file().set_permissions(fs::Permissions::from_mode(0o444)).context("set mode of", &path)?;
+        temporary.as_file().sync_data().context("sync", &path)?;
         temporary.persist(&path).map_err(|error| error.error).context("rename to", &path)?;
         Ok(Blob { digest, size, path })
     }

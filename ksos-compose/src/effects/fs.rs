@@ -147,6 +147,12 @@ pub fn symlink_metadata(path: &Path) -> Result<std::fs::Metadata, FsError> {
     std::fs::symlink_metadata(path).context("stat", path)
 }
 
+/// Returns what `path` leads to when it is a symbolic link to something that exists.
+pub fn link_target(path: &Path) -> Option<PathBuf> {
+    symlink_metadata(path).ok().filter(std::fs::Metadata::is_symlink)?;
+    std::fs::canonicalize(path).ok()
+}
+
 /// Returns the metadata of `path`, following symbolic links.
 pub fn metadata(path: &Path) -> Result<std::fs::Metadata, FsError> {
     std::fs::metadata(path).context("stat", path)

@@ -19,7 +19,7 @@ pub struct History {
 }
 
 fn path(cache: &Cache, scope: &str) -> PathBuf {
-    cache.bucket("actions").join("last").join(format!("{}.json", Digest::of(scope.as_bytes())))
+    cache.bucket("stat").join(format!("history-{}.json", Digest::of(scope.as_bytes())))
 }
 
 impl History {

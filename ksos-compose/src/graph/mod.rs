@@ -218,7 +218,11 @@ fn record_path(cache: &Cache, key: &Digest) -> std::path::PathBuf {
 
 /// Looks up what a step with this key gave. A damaged record, or one whose outputs are not all there, is missing.
 pub fn recorded(cache: &Cache, key: &Digest) -> Option<Outputs> {
-    let bytes = fs::read(&record_path(cache, key), RECORD_LIMIT).ok()?;
+    let path = record_path(cache, key);
+    let bytes = fs::read(&path, RECORD_LIMIT).ok()?;
+    if let Ok(metadata) = fs::metadata(&path) {
+        crate::cache::gc::mark_used(&path, &metadata);
+    }
     let record: ActionRecord = serde_json::from_slice(&bytes).ok()?;
     let found = record
         .outputs

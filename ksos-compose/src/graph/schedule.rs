@@ -80,7 +80,8 @@ pub enum GraphError<E> {
 
 struct State<E> {
     waiting: Vec<usize>,
-    running: usize,
+    /// A step panicked.
+    aborted: bool,
     outputs: BTreeMap<String, Outputs>,
     decisions: BTreeMap<usize, Option<Reason>>,
     history: History,
@@ -103,7 +104,7 @@ pub fn execute<X: Execute>(
     check(steps).map_err(GraphError::Plan)?;
     let state = Mutex::new(State {
         waiting: (0..steps.len()).collect(),
-        running: 0,
+        aborted: false,
         outputs: BTreeMap::new(),
         decisions: BTreeMap::new(),
         history: History::default(),
@@ -160,6 +161,21 @@ struct Runner<'a, X: Execute> {
     changed: &'a Condvar,
 }
 
+/// Wakes the other workers when a step panics, so that the panic ends the build instead of hanging it.
+struct Abort<'a, 'b, X: Execute> {
+    runner: &'a Runner<'b, X>,
+    armed: bool,
+}
+
+impl<X: Execute> Drop for Abort<'_, '_, X> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.runner.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner).aborted = true;
+            self.runner.changed.notify_all();
+        }
+    }
+}
+
 struct Job<'a> {
     index: usize,
     step: &'a Step,
@@ -170,7 +186,10 @@ struct Job<'a> {
 impl<X: Execute> Runner<'_, X> {
     fn work(&self, pool: Pool) {
         while let Some(job) = self.next(pool) {
+            let mut guard = Abort { runner: self, armed: true };
             self.perform(job);
+            guard.armed = false;
+            drop(guard);
             self.changed.notify_all();
         }
     }
@@ -179,20 +198,25 @@ impl<X: Execute> Runner<'_, X> {
     fn next(&self, pool: Pool) -> Option<Job<'_>> {
         let mut state = self.state.lock().expect("no worker panicked");
         loop {
-            if !state.failures.is_empty() {
+            if !state.failures.is_empty() || state.aborted {
                 state.waiting.clear();
             }
             if !state.waiting.iter().any(|index| self.steps[*index].pool == pool) {
                 return None;
             }
+            let before = state.waiting.len();
             self.settle_open(&mut state);
+            if state.waiting.len() != before {
+                // What was settled may have been the last step that another worker waited for.
+                self.changed.notify_all();
+                continue;
+            }
             let found = state.waiting.iter().position(|index| {
                 let step = &self.steps[*index];
                 step.pool == pool && self.has_inputs(step, &state.outputs)
             });
             if let Some(position) = found {
                 let index = state.waiting.remove(position);
-                state.running += 1;
                 return Some(self.job(index, &state.outputs));
             }
             state = self.changed.wait(state).expect("no worker panicked");
@@ -283,7 +307,6 @@ impl<X: Execute> Runner<'_, X> {
             }
         };
         let mut state = self.state.lock().expect("no worker panicked");
-        state.running -= 1;
         state.decisions.insert(job.index, decision);
         match result {
             Ok(Some(outputs)) => {

@@ -128,6 +128,34 @@ fn a_dry_run_decides_and_runs_nothing() {
 }
 
 #[test]
+fn a_dry_run_ends_whatever_is_stale_and_however_many_workers_there_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::open(directory.path()).unwrap();
+    for round in 0..60 {
+        let joiner = Joiner { cache: &cache, ran: Mutex::default() };
+        let options = Options { jobs: 1 + round % 3, downloads: 2, fresh: false, dry_run: true };
+        let dry = execute(&cache, &diamond("new"), &History::default(), &joiner, &options).unwrap();
+        assert_eq!(dry.decisions.len(), 4);
+    }
+}
+
+#[test]
+#[should_panic(expected = "a scoped thread panicked")]
+fn a_step_that_panics_ends_the_run() {
+    struct Panics;
+    impl Execute for Panics {
+        type Error = String;
+        fn run(&self, _: &Step, _: &Description, _: &BTreeMap<String, Outputs>) -> Result<Outputs, String> {
+            panic!("on purpose")
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::open(directory.path()).unwrap();
+    let options = Options { jobs: 3, downloads: 1, fresh: false, dry_run: false };
+    let _ = execute(&cache, &diamond("l"), &History::default(), &Panics, &options);
+}
+
+#[test]
 fn a_plan_that_is_none_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::open(directory.path()).unwrap();

@@ -27,6 +27,12 @@ use crate::tree::{Content, Node, Tree, TreeError};
 /// Largest accepted module, decompressed, in bytes.
 pub const MODULE_LIMIT: u64 = 128 << 20;
 
+/// Returns the directories of modules, below `lib/modules/R/kernel`, that no image may have: sound, graphics, wireless,
+/// Bluetooth.
+pub fn denied_modules() -> Vec<String> {
+    crate::proof::modules::parse_denied(include_str!("../../../kernel/denied-modules.txt"))
+}
+
 /// A kernel package cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {

@@ -27,6 +27,11 @@ pub trait Files {
 
     /// Says what is at `path`, or nothing when nothing is there that can be reached.
     fn kind(&self, path: &Path) -> Option<PathKind>;
+
+    /// Says whether a component is replaced by a local file, so that the paths that it states need not exist.
+    fn is_replaced(&self, _component: &str) -> bool {
+        false
+    }
 }
 
 /// The file system.
@@ -44,6 +49,27 @@ impl Files for Disk {
             metadata if metadata.is_dir() => Some(PathKind::Directory),
             _ => Some(PathKind::Other),
         }
+    }
+}
+
+/// The file system, with components that are replaced by local files.
+#[derive(Debug, Clone, Default)]
+pub struct DiskWithout {
+    /// Names of the replaced components.
+    pub replaced: std::collections::BTreeSet<String>,
+}
+
+impl Files for DiskWithout {
+    fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
+        Disk.read(path, limit)
+    }
+
+    fn kind(&self, path: &Path) -> Option<PathKind> {
+        Disk.kind(path)
+    }
+
+    fn is_replaced(&self, component: &str) -> bool {
+        self.replaced.contains(component)
     }
 }
 

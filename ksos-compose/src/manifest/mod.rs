@@ -32,7 +32,7 @@ use ksos_formats::Arch;
 use serde_json::{Map, Value as Json, json};
 
 pub use diagnostic::{Code, Diagnostic, Errors, Place, Severity, SourceFile, Style};
-pub use files::{Disk as DiskFiles, Files, Memory, PathKind};
+pub use files::{Disk as DiskFiles, DiskWithout, Files, Memory, PathKind};
 pub use layers::{MAX_FILE_SIZE, MAX_FILES};
 pub use schema::{schema, schema_text};
 pub use types::*;

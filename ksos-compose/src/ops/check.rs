@@ -60,7 +60,8 @@ fn check_one(target: &Target) -> Checked {
         warnings: Vec::new(),
         summary: String::new(),
     };
-    match manifest::load(&target.manifest, target.arch, &manifest::DiskFiles) {
+    let files = manifest::DiskWithout { replaced: target.components.keys().cloned().collect() };
+    match manifest::load(&target.manifest, target.arch, &files) {
         Err(errors) => checked.errors = Some(errors),
         Ok(loaded) => {
             let manifest = &loaded.manifest;

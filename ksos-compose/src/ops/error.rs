@@ -4,6 +4,7 @@ use crate::assemble::AssembleError;
 use crate::cache::CacheError;
 use crate::effects::fs::FsError;
 use crate::effects::net::FetchError;
+use crate::graph::GraphError;
 use crate::lock::ReconcileError;
 use crate::proof::Finding;
 use crate::source::apt::AptError;
@@ -251,6 +252,40 @@ pub enum OpError {
         /// The image.
         path: std::path::PathBuf,
     },
+    /// Two targets would write the same files.
+    #[error("{} and {} both make {name}", first.display(), second.display())]
+    SameImage {
+        /// Image name, version and architecture.
+        name: String,
+        /// One manifest.
+        first: std::path::PathBuf,
+        /// The other.
+        second: std::path::PathBuf,
+    },
+    /// A file that stands for a component does not exist.
+    #[error("--component {component}={}: {source}", path.display())]
+    Replacement {
+        /// The component.
+        component: String,
+        /// The file.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: FsError,
+    },
+    /// A local file changed while the build read it.
+    #[error("{} changed during the build", path.display())]
+    Changed {
+        /// The file.
+        path: std::path::PathBuf,
+    },
+    /// The indexes that components need cannot be had.
+    #[error("component {}: {source}", components.join(", "))]
+    Indexes {
+        /// The components that need them.
+        components: Vec<String>,
+        /// The cause.
+        source: Box<AptError>,
+    },
     /// There is no place for the cache.
     #[error("there is no cache directory: neither --cache, KSOS_CACHE, XDG_CACHE_HOME nor HOME is set")]
     NoCacheDirectory,
@@ -260,6 +295,15 @@ pub enum OpError {
         /// Step and cause.
         failures: Vec<(String, OpError)>,
     },
+}
+
+impl From<GraphError<OpError>> for OpError {
+    fn from(error: GraphError<OpError>) -> Self {
+        match error {
+            GraphError::Steps(failures) => OpError::Steps { failures },
+            GraphError::Plan(broken) => OpError::Plan { broken: vec![broken] },
+        }
+    }
 }
 
 impl From<AptError> for OpError {
@@ -275,6 +319,7 @@ impl OpError {
             OpError::Fetch { .. }
             | OpError::Apt(_)
             | OpError::Package { .. }
+            | OpError::Indexes { .. }
             | OpError::Keyring(_)
             | OpError::Resolve { .. }
             | OpError::Http { .. } => Problem::Source,
@@ -283,9 +328,15 @@ impl OpError {
             | OpError::NoCacheDirectory
             | OpError::Size { .. }
             | OpError::Forward(_)
+            | OpError::SameImage { .. }
+            | OpError::Replacement { .. }
+            | OpError::Lock(_)
+            | OpError::LockKind { .. }
+            | OpError::LockRepository { .. }
             | OpError::UnknownArch { .. }
             | OpError::UnknownComponent { .. }
             | OpError::Reconcile(ReconcileError::Unknown { .. }) => Problem::Manifest,
+            OpError::Cargo { source, .. } if source.is_download() => Problem::Source,
             OpError::Steps { failures } => {
                 failures.iter().map(|(_, error)| error.problem()).max().unwrap_or(Problem::Build)
             }
@@ -300,6 +351,13 @@ impl OpError {
                 vec![format!("--component {component}=PATH uses a local file or directory instead")]
             }
             OpError::Cargo { component, source } => vec![source.hint(component)],
+            OpError::Indexes { components, .. } => {
+                let names = components.join(", ");
+                vec![
+                    "KSOS_APT_MIRROR names a mirror that can be reached, e.g. http://mirror.example/debian".to_owned(),
+                    format!("--component NAME=PATH uses a local file or directory instead, for each of {names}"),
+                ]
+            }
             OpError::Steps { failures } => {
                 let mut hints: Vec<String> = failures.iter().flat_map(|(_, error)| error.hints()).collect();
                 hints.dedup();

@@ -55,8 +55,6 @@ pub struct Session {
     pub environment: Environment,
     /// Processor steps at once.
     pub jobs: usize,
-    /// Held while a lock file is read, resolved and written.
-    pub lock_files: Arc<std::sync::Mutex<()>>,
     /// Where notes and steps go.
     pub reporter: Arc<dyn Reporter>,
     /// Where downloads are shown.

@@ -25,6 +25,7 @@ pub fn update(
 ) -> Result<Vec<Change>, OpError> {
     let loaded = manifest::load(manifest, None, &manifest::DiskFiles)?;
     let path = lock::path_for(&loaded.path);
+    let _guard = session.cache.exclusive(&path)?;
     let old = lock::read(&path)?.unwrap_or_default();
     let update = Update::of(components.iter().cloned());
     let arches = match (arches, old.arches.is_empty()) {

@@ -95,4 +95,6 @@ pub struct Program {
     pub binary: String,
     /// Profile.
     pub profile: String,
+    /// What names the compiler; empty when none is installed here.
+    pub toolchain: String,
 }

@@ -196,6 +196,8 @@ impl Builder<'_> {
                     Some(Resolved::File { name, .. }) => {
                         Selection { install: vec![(name.clone(), place, Some(0o755))], ..Selection::default() }
                     }
+                    // `--component NAME=DIRECTORY`: it has the program at its place.
+                    Some(Resolved::Directory(_)) => Selection::default(),
                     _ => {
                         program = Some(place);
                         Selection::default()
@@ -238,6 +240,7 @@ impl Builder<'_> {
                     .parameter("package", &program.package)
                     .parameter("binary", &program.binary)
                     .parameter("profile", &program.profile)
+                    .parameter("toolchain", &program.toolchain)
                     .parameter("arch", &self.inputs.arch)
                     .input("sources", Input::Digest(program.sources));
                 vec![(name.to_owned(), Input::Output { step: self.add(step), output: "binary".to_owned() })]
@@ -247,8 +250,13 @@ impl Builder<'_> {
 
     fn package(&mut self, package: &Package) -> (String, Input) {
         let Package { pinned, component: _, urls } = package;
-        let title = format!("{}_{}_{}", pinned.name, pinned.version, pinned.architecture);
         let sha256 = &pinned.sha256;
+        let mut title = format!("{}_{}_{}", pinned.name, pinned.version, pinned.architecture);
+        let twin = |task: &Task| matches!(task, Task::Fetch(download) if download.sha256 != *sha256);
+        if self.tasks.get(&format!("fetch {title}")).is_some_and(twin) {
+            // Another archive's package of the same name and version.
+            title = format!("{title}_{}", &sha256.hex()[..8]);
+        }
         let download = Download {
             urls: urls.clone(),
             name: format!("{title}.deb"),
@@ -292,6 +300,7 @@ impl Builder<'_> {
         let index = Input::Output { step: index.to_owned(), output: "modules".to_owned() };
         self.add(
             step.parameter("patterns", &task.patterns)
+                .parameter("epoch", &self.inputs.epoch)
                 .parameter("kernel", kernel)
                 .inputs(inputs)
                 .input("module index", index),
@@ -376,6 +385,7 @@ impl Builder<'_> {
             .parameter("kernel", kernel)
             .parameter("kernel-settings", &manifest.kernel)
             .parameter("required-options", &digest_of(&self.inputs.required_options))
+            .parameter("denied-modules", &digest_of(&crate::kernel::denied_modules()))
             .parameter("settings", &manifest.root)
             .parameter("overlays", &manifest.overlays)
             .parameter("files", &manifest.files)

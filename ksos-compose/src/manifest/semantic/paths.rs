@@ -41,7 +41,8 @@ enum Expected {
 /// Every stated path on the build host exists and is what it should be.
 pub(super) fn check_host_paths(context: &mut Context<'_>, uses: &[HostPathUse], files: &dyn Files) {
     for path in uses {
-        if context.diagnostics.has_error_at(path.span) {
+        let replaced = matches!(&path.keys[..], [group, name, ..] if group == "components" && files.is_replaced(name));
+        if replaced || context.diagnostics.has_error_at(path.span) {
             continue;
         }
         let resolved = normalize(&context.diagnostics.directory(path.span.file).join(&path.text));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use ksos_formats::boot::{BootConfig, RootImage, SlotLabels};
 use ksos_formats::layout;
@@ -20,6 +21,7 @@ use crate::manifest::{self, Manifest, ModulePattern, PartitionRole};
 use crate::oci;
 use crate::ops::{OpError, Session};
 use crate::plan::{Download, Part, Plan, Program, Resolved, Selection, Task, identity};
+use crate::proof::{Finding, Place};
 use crate::source::apt::{self, deb};
 use crate::source::archive::select::{Install, SelectRules, select};
 use crate::source::archive::{self, Limits, Owner, Policy};
@@ -53,7 +55,7 @@ impl Execute for Executor<'_> {
             Task::UnpackPackage { name } => self.unpack_package(name, &self.blob(step, "blob", inputs)),
             Task::Unpack { name, file_name, format, path } => {
                 let path = match path {
-                    Some(path) => path.clone(),
+                    Some(path) => self.take(path, &step.inputs["blob"])?,
                     None => self.blob(step, "blob", inputs).path,
                 };
                 match format {
@@ -143,19 +145,38 @@ impl<'a> Executor<'a> {
         fetch.blob(&request).map_err(|source| OpError::Fetch { component, source })
     }
 
-    fn cargo(&self, program: &Program) -> Result<Blob, OpError> {
-        let failed = |source| OpError::Cargo { component: program.component.clone(), source: Box::new(source) };
+    /// Fetches what building a program needs: crates, and Debian's cross toolchain where it is used.
+    ///
+    /// # Errors
+    /// When they cannot be had.
+    pub fn prefetch(&self, program: &Program) -> Result<(), OpError> {
+        self.with_toolchain(program, cargo::fetch)
+    }
+
+    fn with_toolchain<T>(
+        &self,
+        program: &Program,
+        work: impl FnOnce(&cargo::Build<'_>, &cargo::toolchain::Toolchain) -> Result<T, CargoError>,
+    ) -> Result<T, OpError> {
         let environment = self.session.environment.pairs();
         let directory = self.cache.bucket("cargo");
         let build = cargo_build(program, self.plan.image.arch, &environment, &directory, self.project.offline);
-        let toolchain = match cargo::toolchain::installed(&build).map_err(failed)? {
-            Some(toolchain) => toolchain,
-            None => self.cross_toolchain(&build).map_err(failed)?,
-        };
-        let built = cargo::build(&build, &toolchain, &|_| {}).map_err(failed)?;
+        let result = cargo::toolchain::installed(&build).and_then(|installed| match installed {
+            Some(toolchain) => work(&build, &toolchain),
+            None => work(&build, &self.cross_toolchain(&build)?),
+        });
+        result.map_err(|source| OpError::Cargo { component: program.component.clone(), source: Box::new(source) })
+    }
+
+    fn cargo(&self, program: &Program) -> Result<Blob, OpError> {
+        let built = self.with_toolchain(program, |build, toolchain| cargo::build(build, toolchain, &|_| {}))?;
         let mut writer = self.cache.writer()?;
         std::io::copy(&mut fs::open(&built.path)?, &mut writer).context("copy", &built.path)?;
-        Ok(writer.commit()?)
+        let blob = writer.commit()?;
+        if blob.digest != built.digest {
+            return Err(OpError::Changed { path: built.path });
+        }
+        Ok(blob)
     }
 
     /// Returns Debian's cross toolchain, fetched on first use.
@@ -171,6 +192,17 @@ impl<'a> Executor<'a> {
             now: clock::now_seconds(),
         };
         cargo::debian::toolchain(build, &packages, false)
+    }
+
+    /// Copies a local file into the cache, so that what is unpacked is what was hashed.
+    fn take(&self, path: &Path, input: &Input) -> Result<PathBuf, OpError> {
+        let mut writer = self.cache.writer()?;
+        std::io::copy(&mut fs::open(path)?, &mut writer).context("copy", path)?;
+        let blob = writer.commit()?;
+        match input {
+            Input::Digest(digest) if *digest == blob.digest => Ok(blob.path),
+            _ => Err(OpError::Changed { path: path.to_owned() }),
+        }
     }
 
     fn placeholder(&self) -> Blob {
@@ -313,7 +345,7 @@ impl<'a> Executor<'a> {
             self.index(&self.blob(step, "initramfs modules", inputs))?,
             self.plan.image.epoch,
         )?;
-        proof::check(
+        let notes = proof::check(
             &proof::Subject {
                 manifest: self.manifest,
                 plan: self.plan,
@@ -322,11 +354,25 @@ impl<'a> Executor<'a> {
                 kernel: &self.part(step, kernel, inputs)?,
                 modules: &index,
                 required_options: &self.project.required_options,
-                denied_modules: proof::denied_modules(),
+                denied_modules: kernel::denied_modules(),
             },
             self.cache,
         )?;
+        self.tell(&root.conflicts, &notes);
         self.write_root(&root.tree)
+    }
+
+    /// Says which component's file replaced another's, and what the proof found worth knowing. What overlays replace is
+    /// meant.
+    fn tell(&self, conflicts: &[archive::merge::Conflict], notes: &[Finding]) {
+        for archive::merge::Conflict { path, loser, winner } in conflicts {
+            if !winner.starts_with("overlay ") {
+                self.session.reporter.note(&format!("/{path}: {winner} replaces the file of {loser}"));
+            }
+        }
+        for finding in notes.iter().filter(|finding| finding.place == Place::Root) {
+            self.session.reporter.note(&finding.to_string());
+        }
     }
 
     fn container_archive(&self, step: &Step, name: &str, inputs: &StepOutputs) -> Blob {

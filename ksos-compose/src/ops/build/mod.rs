@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{LockMode, OpError, Session, Target};
 use crate::effects::fs;
-use crate::graph::{self, Execution, GraphError, History, Reason};
+use crate::graph::{self, Execution, History, Reason};
 use crate::plan::{self, Plan};
 use execute::Executor;
 pub use resolve::Project;
@@ -93,7 +93,29 @@ impl Built {
 
 /// Builds every target, side by side.
 pub fn build(session: &Session, targets: &[Target], options: &Options) -> Vec<Result<Built, OpError>> {
+    if let Some(twice) = twice(targets) {
+        return vec![Err(twice)];
+    }
     in_parallel(targets, |target| build_one(session, target, options))
+}
+
+/// Finds two targets that would write one file: both would be built, and the last rename would win. Targets whose
+/// manifests are not valid are left to the build, which says what is wrong.
+fn twice(targets: &[Target]) -> Option<OpError> {
+    let mut names: std::collections::BTreeMap<String, &Path> = std::collections::BTreeMap::new();
+    if targets.len() < 2 {
+        return None;
+    }
+    for target in targets {
+        let files = crate::manifest::DiskWithout { replaced: target.components.keys().cloned().collect() };
+        let Ok(loaded) = crate::manifest::load(&target.manifest, target.arch, &files) else { continue };
+        let name = format!("{}-{}-{}", loaded.manifest.image.name, loaded.manifest.image.version, loaded.arch);
+        if let Some(first) = names.insert(name.clone(), &target.manifest) {
+            let (first, second) = (first.to_owned(), target.manifest.clone());
+            return Some(OpError::SameImage { name, first, second });
+        }
+    }
+    None
 }
 
 /// Runs `work` on every target, each in a thread of its own; results in the order of the targets.
@@ -124,7 +146,9 @@ fn scope(session: &Session, target: &Target, options: &Options) -> String {
 /// Everything outside of files that decides a build's result.
 fn settings(session: &Session, target: &Target) -> String {
     let environment = &session.environment;
-    format!("{}\0{:?}\0{:?}", env!("CARGO_PKG_VERSION"), environment.source_date_epoch, target.components)
+    // What picks the compiler of programs that are built from source.
+    let compiler = ["PATH", "RUSTUP_TOOLCHAIN", "RUSTUP_HOME", "CARGO_HOME"].map(|name| environment.variable(name));
+    format!("{}\0{:?}\0{:?}\0{compiler:?}", env!("CARGO_PKG_VERSION"), environment.source_date_epoch, target.components)
 }
 
 fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Built, OpError> {
@@ -136,7 +160,7 @@ fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Bu
     {
         return Ok(built);
     }
-    let mut watch = Watch::default();
+    let mut watch = Watch::new();
     if let Some(executable) = &session.environment.executable {
         watch.path(executable);
     }
@@ -154,7 +178,7 @@ fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Bu
         let shown = options.out.join(&artifact.file_name);
         let (size, allocated) = sizes(&path)?;
         artifacts.push(Artifact { format: "disk".to_owned(), path: shown, size, allocated, sha256 });
-        watch.path(&path);
+        watch.output(&path);
     }
     let ran = execution.decisions.iter().filter(|(_, reason)| reason.is_some()).count();
     let built = Built {
@@ -167,21 +191,18 @@ fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Bu
         steps: plan.steps.len(),
         usage,
     };
-    finish(session, &scope, settings, watch, &built, &execution.history);
-    Ok(built)
-}
-
-/// Keeps what the next build wants to know. Failing to costs time then, not the build now.
-fn finish(session: &Session, scope: &str, settings: String, watch: Watch, built: &Built, history: &History) {
-    let _ = history.save(&session.cache, scope);
     if let Some(stamp) = watch.finish(settings, built.clone()) {
-        let _ = stamp.save(&session.cache, scope);
+        // Without a stamp the next build looks closer.
+        let _ = stamp.save(&session.cache, &scope);
     }
+    Ok(built)
 }
 
 fn from_stamp(session: &Session, mut stamp: Stamp, scope: &str, options: &Options) -> Option<Built> {
     let mut hashed = false;
     for artifact in &mut stamp.built.artifacts {
+        // The path as this user would write it: another directory may have been the working directory then.
+        artifact.path = options.out.join(artifact.path.file_name().unwrap_or_default());
         let path = session.environment.directory.join(&artifact.path);
         if options.hash && artifact.sha256.is_none() {
             artifact.sha256 = Some(hash(&path).ok()?);
@@ -226,11 +247,7 @@ fn execute_plan(
     let last = History::load(&session.cache, &project.history_scope());
     let executor = Executor::new(session, project, &plan, fresh);
     let options = graph::Options { jobs: session.jobs, downloads: 8, fresh, dry_run };
-    let execution =
-        graph::execute(&session.cache, &plan.steps, &last, &executor, &options).map_err(|error| match error {
-            GraphError::Steps(failures) => OpError::Steps { failures },
-            GraphError::Plan(broken) => OpError::Plan { broken: vec![broken] },
-        })?;
+    let execution = graph::execute(&session.cache, &plan.steps, &last, &executor, &options)?;
     if !dry_run {
         let _ = execution.history.save(&session.cache, &project.history_scope());
     }
@@ -244,7 +261,7 @@ fn execute_plan(
 pub fn plan(session: &Session, targets: &[Target], lock: LockMode) -> Result<Vec<Plan>, OpError> {
     let mut plans = Vec::new();
     for target in targets {
-        plans.push(Project::open(session, target, lock, &mut Watch::default())?.plan());
+        plans.push(Project::open(session, target, lock, &mut Watch::new())?.plan());
     }
     Ok(plans)
 }
@@ -267,7 +284,7 @@ pub struct Explanation {
 pub fn explain(session: &Session, targets: &[Target], lock: LockMode) -> Result<Vec<Explanation>, OpError> {
     let mut explanations = Vec::new();
     for target in targets {
-        let project = Project::open(session, target, lock, &mut Watch::default())?;
+        let project = Project::open(session, target, lock, &mut Watch::new())?;
         let (plan, execution) = execute_plan(session, &project, false, true)?;
         explanations.push(Explanation { name: plan.image.name, arch: plan.image.arch, steps: execution.decisions });
     }
@@ -294,16 +311,18 @@ pub struct Fetched {
 pub fn fetch(session: &Session, targets: &[Target], lock: LockMode) -> Result<Vec<Fetched>, OpError> {
     let mut results = Vec::new();
     for target in targets {
-        let project = Project::open(session, target, lock, &mut Watch::default())?;
+        let project = Project::open(session, target, lock, &mut Watch::new())?;
         let mut plan = project.plan();
         plan.steps.retain(|step| step.pool == graph::Pool::Network);
         let executor = Executor::new(session, &project, &plan, false);
         let options = graph::Options { jobs: session.jobs, downloads: 8, fresh: false, dry_run: false };
         let execution = graph::execute(&session.cache, &plan.steps, &History::default(), &executor, &options);
-        let execution = execution.map_err(|error| match error {
-            GraphError::Steps(failures) => OpError::Steps { failures },
-            GraphError::Plan(broken) => OpError::Plan { broken: vec![broken] },
-        })?;
+        let execution = execution?;
+        for component in project.components.values() {
+            if let plan::Resolved::Program(program) = &component.content {
+                executor.prefetch(program)?;
+            }
+        }
         results.push(Fetched {
             name: plan.image.name.clone(),
             downloads: execution.outputs.len(),

@@ -105,11 +105,6 @@ fn unlimited() -> Budgets {
     }
 }
 
-/// Returns the directories of modules that no image may have: sound, graphics, wireless, Bluetooth.
-pub fn denied_modules() -> Vec<String> {
-    proof::modules::parse_denied(include_str!("../../../../kernel/denied-modules.txt"))
-}
-
 fn kernel_config(kernel: &Tree, files: &KernelFiles) -> Result<KernelConfig, OpError> {
     let path = &files.config.clone().unwrap_or_else(|| format!("boot/config-{}", files.release));
     let Some(Node::File(content)) = kernel.get(path).map(|entry| &entry.node) else {

@@ -50,6 +50,7 @@ impl Project {
     /// # Errors
     /// Manifest errors; a source that cannot be resolved; a lock that would change under `--locked`.
     pub fn open(session: &Session, target: &Target, mode: LockMode, watch: &mut Watch) -> Result<Self, OpError> {
+        watch.path(&session.environment.directory.join(&target.manifest));
         let mut project = Project::load(session, target, mode)?;
         project.loaded.files.iter().for_each(|file| watch.path(file));
         project.loaded.warnings.iter().for_each(|warning| session.reporter.note(&warning.to_string()));
@@ -66,7 +67,8 @@ impl Project {
     /// # Errors
     /// Manifest errors; an unreadable keyring.
     pub fn load(session: &Session, target: &Target, mode: LockMode) -> Result<Self, OpError> {
-        let loaded = manifest::load(&target.manifest, target.arch, &manifest::DiskFiles)?;
+        let files = manifest::DiskWithout { replaced: target.components.keys().cloned().collect() };
+        let loaded = manifest::load(&target.manifest, target.arch, &files)?;
         let repositories = repositories(session, &loaded.manifest)?;
         let epoch = epoch(session)?;
         Ok(Project {
@@ -148,7 +150,14 @@ impl Project {
         for (name, component) in &manifest.components {
             let replaced = self.target.components.get(name).map(|path| session.environment.directory.join(path));
             let content = match (&component.source, replaced) {
-                (_, Some(path)) => Some(local::content(&path, stated_format(component), self.epoch, stats, watch)?),
+                (_, Some(path)) => {
+                    fs::metadata(&path).map_err(|source| OpError::Replacement {
+                        component: name.clone(),
+                        path: path.clone(),
+                        source,
+                    })?;
+                    Some(local::content(&path, stated_format(component), self.epoch, stats, watch)?)
+                }
                 (Source::File(file), None) => {
                     Some(local::content(file.path.path(), file.unpack.format, self.epoch, stats, watch)?)
                 }
@@ -186,12 +195,13 @@ impl Project {
         let path = lock::path_for(&self.loaded.path);
         let new = {
             // Two builds of one manifest (for two architectures) must not lose each other's entries.
-            let _guard = session.lock_files.lock().expect("no holder of the lock file panicked");
+            let _guard = session.cache.exclusive(&path)?;
             let old = lock::read(&path)?.unwrap_or_default();
             let lock_mode = lock::Mode::new(mode.locked, mode.offline);
             let new = self.locked(session, wanted, &old, lock_mode, &lock::Update::Nothing)?;
             if new != old && lock_mode.may_change() {
                 lock::write(&path, &new)?;
+                watch.output(&path);
             }
             new
         };
@@ -246,7 +256,11 @@ impl Project {
             })
         };
         let used: Vec<_> = self.repositories.values().filter(|repository| uses(&repository.name)).cloned().collect();
-        Ok(apt::load(&self.fetch, &used, &[self.arch().debian()], clock::now_seconds())?)
+        apt::load(&self.fetch, &used, &[self.arch().debian()], clock::now_seconds()).map_err(|source| {
+            let packages = |name: &&&String| matches!(manifest.components[**name].source, Source::Apt(_));
+            let components = stale.iter().filter(packages).map(|name| (*name).clone()).collect();
+            OpError::Indexes { components, source: Box::new(source) }
+        })
     }
 
     fn resolve_download(
@@ -344,6 +358,7 @@ fn program(
         package: source.package.clone(),
         binary: source.binary().to_owned(),
         profile: source.profile.clone(),
+        toolchain: String::new(),
     };
     let failed = |source| OpError::Cargo { component: name.to_owned(), source: Box::new(source) };
     for file in cargo::inputs::files(&program.workspace, &program.package).map_err(failed)? {
@@ -355,6 +370,12 @@ fn program(
     let cache = session.cache.bucket("cargo");
     program.sources =
         cargo::inputs::digest(&cargo_build(&program, arch, &environment, &cache, false)).map_err(failed)?;
+    // Without a compiler the step may still be fresh; if it is not, it says what is missing.
+    program.toolchain = match cargo::toolchain::installed(&cargo_build(&program, arch, &environment, &cache, false)) {
+        Ok(Some(toolchain)) => toolchain.identity().to_owned(),
+        Ok(None) => "debian".to_owned(),
+        Err(_) => String::new(),
+    };
     Ok(Resolved::Program(program))
 }
 

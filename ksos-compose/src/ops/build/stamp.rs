@@ -2,6 +2,7 @@
 //! runtime sources and outputs are as they were when the last build ended. One of them changed, or was touched within
 //! the clock's granularity: the build looks closer, by content.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -55,38 +56,60 @@ pub struct Stamp {
     pub built: Built,
 }
 
-/// Collects what a build sees, while it sees it.
-#[derive(Debug, Default)]
+/// Collects what a build sees, while it sees it. Made before anything is read.
+#[derive(Debug)]
 pub struct Watch {
-    paths: std::collections::BTreeSet<PathBuf>,
+    /// When the build started, in seconds since 1970.
+    started: i64,
+    inputs: BTreeSet<PathBuf>,
+    outputs: BTreeSet<PathBuf>,
 }
 
 impl Watch {
-    /// Adds one file, directory or missing path.
-    pub fn path(&mut self, path: &Path) {
-        self.paths.insert(path.to_owned());
+    /// Starts watching.
+    pub fn new() -> Self {
+        Watch { started: clock::now_seconds() as i64, inputs: BTreeSet::new(), outputs: BTreeSet::new() }
     }
 
-    /// Adds a file, or a directory and everything below it; symbolic links are not followed.
+    /// Adds one file, directory or missing path. Of a symbolic link, the link and what it leads to.
+    pub fn path(&mut self, path: &Path) {
+        self.inputs.insert(path.to_owned());
+        if let Some(target) = fs::link_target(path) {
+            self.inputs.insert(target);
+        }
+    }
+
+    /// Adds a file, or a directory and everything below it. Only `path` itself may be a link that is followed.
     pub fn below(&mut self, path: &Path) {
-        self.paths.insert(path.to_owned());
+        self.path(path);
+        self.children(&fs::link_target(path).unwrap_or_else(|| path.to_owned()));
+    }
+
+    fn children(&mut self, path: &Path) {
         if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
             for name in fs::list(path).unwrap_or_default() {
-                self.below(&path.join(name));
+                let child = path.join(name);
+                self.inputs.insert(child.clone());
+                self.children(&child);
             }
         }
     }
 
-    /// Ends the watch. `None` when an input was touched so recently that a later change could look the same.
+    /// Adds a file that the build itself writes.
+    pub fn output(&mut self, path: &Path) {
+        self.outputs.insert(path.to_owned());
+    }
+
+    /// Ends the watch. `None` when an input was touched since the second in which the build started: the build may have
+    /// seen it before or after.
     pub fn finish(self, settings: String, built: Built) -> Option<Stamp> {
-        let now = clock::now_seconds() as i64;
-        let output = |path: &Path| built.artifacts.iter().any(|artifact| path.ends_with(&artifact.path));
-        let seen: Vec<Seen> = self.paths.into_iter().map(|path| Seen { stat: stat(&path), path }).collect();
-        // An output that somebody rewrites within the same second has another inode or change time.
-        let racy = seen
-            .iter()
-            .filter(|seen| !output(&seen.path))
-            .any(|seen| seen.stat.as_ref().is_some_and(|stat| stat.changed.0 >= now || stat.modified.0 >= now));
+        let Watch { started, mut inputs, outputs } = self;
+        inputs.retain(|path| !outputs.contains(path));
+        let see = |path: PathBuf| Seen { stat: stat(&path), path };
+        let mut seen: Vec<Seen> = inputs.into_iter().map(see).collect();
+        let touched = |stat: &Stat| stat.changed.0 >= started || stat.modified.0 >= started;
+        let racy = seen.iter().any(|seen| seen.stat.as_ref().is_some_and(touched));
+        seen.extend(outputs.into_iter().map(see));
         (!racy).then_some(Stamp { format: 1, settings, seen, built })
     }
 }

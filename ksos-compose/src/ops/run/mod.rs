@@ -182,9 +182,12 @@ pub enum Outcome {
 
 impl Outcome {
     /// Tells whether the run reached what it was for: ready, or, when nothing was waited for, QEMU's orderly end.
-    pub fn is_success(&self, until_ready: bool) -> bool {
+    /// With `secure_boot`, a node that says it booted without Secure Boot did not reach it.
+    pub fn is_success(&self, until_ready: bool, secure_boot: bool) -> bool {
         match self {
-            Outcome::Ready { .. } => true,
+            Outcome::Ready { fields, .. } => {
+                !secure_boot || fields.iter().any(|(name, value)| name == "secure-boot" && value == "on")
+            }
             Outcome::QemuExit { status, .. } => !until_ready && *status == Some(0),
             _ => false,
         }
@@ -288,7 +291,7 @@ pub fn run(image: &Path, options: &RunOptions, setup: &Setup, serial: &mut dyn W
         .stderr(Stdio::piped())
         .spawn()
         .map_err(start)?;
-    let deadline = options.timeout.map(|timeout| (Instant::now() + timeout, timeout));
+    let deadline = options.timeout.and_then(|timeout| Some((Instant::now().checked_add(timeout)?, timeout)));
     let mut guest = machine::Guest::new(child, work, options.persist);
     guest.follow(options.until_ready, deadline, serial).map_err(|error| match error {
         machine::FollowError::Sink(error) => RunError::Sink(error),

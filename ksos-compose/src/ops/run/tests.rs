@@ -136,14 +136,15 @@ fn serial_lines_become_events() {
 #[test]
 fn only_what_was_waited_for_is_a_success() {
     let ready = Outcome::Ready { fields: vec![("slot".into(), "a".into())], degraded: vec!["x".into()] };
-    assert!(ready.is_success(true));
+    assert!(ready.is_success(true, false));
+    assert!(!ready.is_success(true, true), "ready, but not with Secure Boot");
     assert_eq!(ready.to_string(), "ready slot=a; degraded: x");
     let off = Outcome::QemuExit { status: Some(0), message: String::new() };
-    assert!(off.is_success(false) && !off.is_success(true));
+    assert!(off.is_success(false, false) && !off.is_success(true, false));
     let timeout =
         Outcome::Timeout { after: Duration::from_secs(9), last_line: "EFI stub".into(), degraded: Vec::new() };
     assert_eq!(timeout.to_string(), "not ready after 9 s; the last line was: EFI stub");
-    assert!(!timeout.is_success(false));
+    assert!(!timeout.is_success(false, false));
 }
 
 /// Puts a shell script in the place of QEMU: what it prints is the serial console.
@@ -224,6 +225,6 @@ fn a_real_image_boots_and_powers_off() {
     let mut serial = Vec::new();
     let outcome = run(Path::new(&image), &options, &setup, &mut serial).unwrap();
     println!("{:?} {outcome}\n{}", start.elapsed(), String::from_utf8_lossy(&serial));
-    assert!(outcome.is_success(false), "{outcome}");
+    assert!(outcome.is_success(false, false), "{outcome}");
     assert!(String::from_utf8_lossy(&serial).contains("secureboot: Secure boot enabled"));
 }

@@ -141,6 +141,11 @@ pub enum CargoError {
 }
 
 impl CargoError {
+    /// Tells whether something could not be downloaded.
+    pub fn is_download(&self) -> bool {
+        matches!(self, CargoError::Packages { .. })
+    }
+
     /// Returns what the user can do, given the component's name.
     pub fn hint(&self, component: &str) -> String {
         format!("`--component {component}=FILE` takes a static binary that was built elsewhere")
@@ -171,12 +176,25 @@ pub fn environment(variables: &[(OsString, OsString)]) -> Vec<(OsString, OsStrin
     variables.iter().filter(|(name, _)| name.to_str().is_some_and(kept)).cloned().collect()
 }
 
+/// Fetches what the build needs from registries, for a later build without the network.
+///
+/// # Errors
+/// [`CargoError`].
+pub fn fetch(build: &Build<'_>, toolchain: &Toolchain) -> Result<(), CargoError> {
+    let arguments: Vec<OsString> = ["fetch", "--locked", "--target", toolchain.target()].map(Into::into).into();
+    let mut variables = environment(build.environment);
+    variables.extend(toolchain.variables());
+    command::run("cargo", &arguments, &variables, build.workspace, &|_| {})
+}
+
 /// Builds the binary with `toolchain`. `progress` gets each line that cargo writes.
 ///
 /// # Errors
 /// [`CargoError`].
 pub fn build(build: &Build<'_>, toolchain: &Toolchain, progress: &dyn Fn(&str)) -> Result<Built, CargoError> {
-    let target_directory = build.cache.join("target").join(toolchain.identity());
+    // One for each checkout: cargo's lock ends before its result is taken away.
+    let checkout = &Digest::of(build.workspace.as_os_str().as_encoded_bytes()).hex()[..16];
+    let target_directory = build.cache.join("target").join(format!("{}-{checkout}", toolchain.identity()));
     fs::create_dir_all(&target_directory)?;
     let target = toolchain.target();
     let mut arguments: Vec<OsString> =
