@@ -225,7 +225,8 @@ mod tests {
         let blob = cache.insert(b"hello").unwrap();
         assert_eq!(cache.blob(&blob.digest, Some(5)), Some(blob.clone()));
         assert_eq!(cache.blob(&blob.digest, Some(6)), None);
-        assert_eq!(cache.blob(&blob.digest, None), None);
+        // A wrong expectation (a lock that was merged by hand) costs no good blob.
+        assert_eq!(cache.blob(&blob.digest, None), Some(blob));
     }
 
     #[test]
