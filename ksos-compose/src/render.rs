@@ -11,7 +11,9 @@ use ksos_compose::graph::Reason;
 use ksos_compose::manifest::Style;
 use ksos_compose::ops::build::{Built, Explanation, Fetched};
 use ksos_compose::ops::check::Checked;
+use ksos_compose::ops::diff::{Change as Value, Difference, FileDiff, Sum};
 use ksos_compose::ops::update::Change;
+use ksos_compose::ops::verify::Verified;
 use ksos_compose::ops::{self, OpError, Reporter};
 use ksos_compose::plan::Plan;
 use serde_json::json;
@@ -232,6 +234,46 @@ impl Terminal {
         }
     }
 
+    /// Prints what differs between two images.
+    pub fn differed(&self, difference: &Difference, json: bool) -> ExitCode {
+        let code = ExitCode::from(u8::from(!difference.equal));
+        if json {
+            println!("{}", serde_json::to_string_pretty(difference).expect("a difference can be serialised"));
+            return code;
+        }
+        difference.table.iter().for_each(|value| changed_value("", value));
+        if let Some(offset) = difference.outside {
+            println!("outside of the partitions: first difference at byte {offset} of the disk");
+        }
+        for partition in &difference.partitions {
+            let label = partition.label.escape_debug();
+            println!("partition {} {label}: first difference at byte {}", partition.number, partition.offset);
+            if let Some(error) = &partition.unreadable {
+                println!("  not looked into: {error}");
+            }
+            let Some(slot) = &partition.slot else { continue };
+            slot.values.iter().for_each(|value| changed_value("  ", value));
+            if let Some(root) = &slot.root {
+                changed_files(root);
+            }
+        }
+        code
+    }
+
+    /// Prints whether a new build gave the same bytes.
+    pub fn verified(&self, verified: &Verified) -> ExitCode {
+        match &verified.result {
+            Ok(sha256) => {
+                println!("{sha256}  {}", verified.image.display());
+                ExitCode::SUCCESS
+            }
+            Err(mismatch) => {
+                println!("{} differs from a new build: {mismatch}", verified.image.display());
+                ExitCode::from(1)
+            }
+        }
+    }
+
     /// Prints what became of a run.
     pub fn ran(&self, outcome: &ops::run::Outcome) {
         self.line(&outcome.to_string());
@@ -267,6 +309,42 @@ impl Terminal {
         outln!("{} blobs, {} verified, {} damaged", report.blobs, progress::size(report.bytes), report.damaged.len());
         if report.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
     }
+}
+
+fn changed_value(indent: &str, value: &Value) {
+    let text = |side: &Option<String>| side.clone().unwrap_or_else(|| "(none)".to_owned());
+    println!("{indent}{}: {} -> {}", value.what, text(&value.a), text(&value.b));
+}
+
+fn changed_files(root: &FileDiff) {
+    println!("  root file system");
+    for file in &root.removed {
+        println!("    - {} ({})", file.path.escape_debug(), progress::size(file.size));
+    }
+    for file in &root.added {
+        println!("    + {} ({})", file.path.escape_debug(), progress::size(file.size));
+    }
+    for file in &root.changed {
+        let aspects: Vec<String> = file.aspects.iter().map(ToString::to_string).collect();
+        let sizes = match (file.a_size, file.b_size) {
+            (0, 0) => String::new(),
+            (a, b) if a == b => format!(" ({})", progress::size(a)),
+            (a, b) => format!(" ({} -> {})", progress::size(a), progress::size(b)),
+        };
+        println!("    * {}: {}{sizes}", file.path.escape_debug(), aspects.join(", "));
+    }
+    if root.time_only > 0 {
+        println!("    {} more differ in their time alone", root.time_only);
+    }
+    let total = |sum: Sum| format!("{} entries, {}", sum.entries, progress::size(sum.bytes));
+    println!(
+        "  {} added, {} removed, {} changed; {} -> {}",
+        root.added.len(),
+        root.removed.len(),
+        root.changed.len(),
+        total(root.a_total),
+        total(root.b_total)
+    );
 }
 
 impl Reporter for Terminal {
