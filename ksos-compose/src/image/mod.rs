@@ -80,7 +80,7 @@ pub enum ImageError {
         /// Number of the partition, from 1.
         number: u32,
         /// The cause.
-        source: ArchiveError,
+        source: Box<ArchiveError>,
     },
     /// There is no place for what is unpacked to be compared.
     #[error(transparent)]

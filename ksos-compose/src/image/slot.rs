@@ -117,7 +117,7 @@ impl<'a> Slot<'a> {
         let unpacked = unpacked.map_err(|mut source| {
             // Not the name of the temporary file.
             source.archive = layout::SLOT_ROOT.to_owned();
-            ImageError::Root { path: self.disk.path().to_owned(), number: self.number, source }
+            ImageError::Root { path: self.disk.path().to_owned(), number: self.number, source: Box::new(source) }
         })?;
         Ok(Some(unpacked.tree))
     }

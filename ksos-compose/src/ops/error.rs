@@ -288,7 +288,7 @@ pub enum OpError {
     },
     /// A disk image to compare cannot be read.
     #[error(transparent)]
-    Image(#[from] crate::image::ImageError),
+    Image(Box<crate::image::ImageError>),
     /// There is no place for the cache.
     #[error("there is no cache directory: neither --cache, KSOS_CACHE, XDG_CACHE_HOME nor HOME is set")]
     NoCacheDirectory,
@@ -306,6 +306,12 @@ impl From<GraphError<OpError>> for OpError {
             GraphError::Steps(failures) => OpError::Steps { failures },
             GraphError::Plan(broken) => OpError::Plan { broken: vec![broken] },
         }
+    }
+}
+
+impl From<crate::image::ImageError> for OpError {
+    fn from(error: crate::image::ImageError) -> Self {
+        OpError::Image(Box::new(error))
     }
 }
 

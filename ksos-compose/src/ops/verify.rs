@@ -10,7 +10,7 @@ use super::{LockMode, OpError, Session, Target, build, diff::FileDiff};
 use crate::cache::Cache;
 use crate::effects::fs::Context;
 use crate::image::compare::{first_difference, first_difference_of};
-use crate::image::{DiskImage, ImageError, SLOT_FILES, Slot};
+use crate::image::{DiskImage, ImageError, Part, Partition, SLOT_FILES, Slot};
 use crate::manifest;
 use crate::tree::{Node, Tree};
 
@@ -30,7 +30,7 @@ pub struct Mismatch {
     pub offset: u64,
     /// Sizes of the image and of the new build, when they differ.
     pub sizes: Option<(u64, u64)>,
-    /// The partition; `None` outside of all.
+    /// The first partition that differs; `None` when all differences are outside of them.
     pub partition: Option<PartitionMismatch>,
 }
 
@@ -66,8 +66,8 @@ impl fmt::Display for Mismatch {
             write!(f, "the image has {image} bytes, a new build {built}; ")?;
         }
         write!(f, "the first difference is at byte {} of the disk", self.offset)?;
-        let Some(partition) = &self.partition else { return write!(f, ", outside of the partitions") };
-        write!(f, "\npartition {} {}: byte {}", partition.number, partition.label, partition.offset)?;
+        let Some(partition) = &self.partition else { return write!(f, "; every partition is the same") };
+        write!(f, "\npartition {} {}: byte {}", partition.number, partition.label.escape_debug(), partition.offset)?;
         if let Some(error) = &partition.unreadable {
             write!(f, "\n{error}")?;
         }
@@ -77,7 +77,7 @@ impl fmt::Display for Mismatch {
             None => write!(f, "\n{}: only on one side", file.name)?,
         }
         match &file.inner {
-            Some((path, what)) => write!(f, "\n{path}: {what}"),
+            Some((path, what)) => write!(f, "\n{}: {what}", path.escape_debug()),
             None => Ok(()),
         }
     }
@@ -129,7 +129,7 @@ pub fn compare(cache: &Cache, image: &Path, built: &Path) -> Result<Option<Misma
     let built = DiskImage::open(built)?;
     let file = crate::effects::fs::open(image).map_err(ImageError::from)?;
     let size = file.metadata().context("stat", image).map_err(ImageError::from)?.len();
-    let whole = crate::image::Part::new(&file, 0, size);
+    let whole = Part::new(&file, 0, size);
     let found = first_difference(built.whole(), whole).context("compare", image).map_err(ImageError::from)?;
     let sizes = (size != built.size).then_some((size, built.size));
     let offset = match (found, sizes) {
@@ -137,23 +137,31 @@ pub fn compare(cache: &Cache, image: &Path, built: &Path) -> Result<Option<Misma
         (None, Some((image, built))) => image.min(built),
         (None, None) => return Ok(None),
     };
-    let inside = |part: &&crate::image::Partition| (part.offset..part.offset + part.size).contains(&offset);
-    let partition = built.partitions.iter().find(inside).map(|partition| {
-        let mut mismatch = PartitionMismatch {
-            number: partition.number,
-            label: partition.label.clone(),
-            offset: offset - partition.offset,
-            file: None,
-            unreadable: None,
-        };
-        match slot_file(cache, image, &built, partition) {
+    Ok(Some(Mismatch { offset, sizes, partition: partition(cache, &built, image, whole)? }))
+}
+
+/// Returns the first partition of `built` that differs from the same bytes of the image.
+fn partition(
+    cache: &Cache,
+    built: &DiskImage,
+    image: &Path,
+    whole: Part<'_>,
+) -> Result<Option<PartitionMismatch>, OpError> {
+    for partition in &built.partitions {
+        let old = whole.slice(partition.offset, partition.size);
+        let found = first_difference(built.part(partition), old).context("compare", image).map_err(ImageError::from)?;
+        let cut = (old.size() < partition.size).then_some(old.size());
+        let Some(offset) = found.or(cut) else { continue };
+        let (number, label) = (partition.number, partition.label.clone());
+        let mut mismatch = PartitionMismatch { number, label, offset, file: None, unreadable: None };
+        match slot_file(cache, image, built, partition) {
             Ok(file) => mismatch.file = file,
             // The difference is what was asked for; why it cannot be explained is a part of the answer.
             Err(error) => mismatch.unreadable = Some(error.to_string()),
         }
-        mismatch
-    });
-    Ok(Some(Mismatch { offset, sizes, partition }))
+        return Ok(Some(mismatch));
+    }
+    Ok(None)
 }
 
 /// Returns the first file that differs in the slot in `partition`; `None` when it is no slot, or no file differs.
@@ -161,7 +169,7 @@ fn slot_file(
     cache: &Cache,
     image: &Path,
     built: &DiskImage,
-    partition: &crate::image::Partition,
+    partition: &Partition,
 ) -> Result<Option<SlotFileMismatch>, OpError> {
     let Some(new) = Slot::open(built, partition)? else { return Ok(None) };
     let image = DiskImage::open(image)?;
@@ -280,8 +288,12 @@ mod tests {
         let file = File::options().write(true).open(&pair.image).unwrap();
         file.write_all_at(b"x", (1 << 20) + 5).unwrap();
         assert_eq!(pair.text().unwrap(), "partition 1 ESP: byte 5");
+        // In the boot code of the protective MBR.
         file.write_all_at(b"x", 7).unwrap();
-        assert_eq!(pair.text().unwrap(), "the first difference is at byte 7 of the disk, outside of the partitions");
+        assert_eq!(pair.text().unwrap(), "partition 1 ESP: byte 5");
+        file.write_all_at(&[0], (1 << 20) + 5).unwrap();
+        let text = pair.text().unwrap();
+        assert_eq!(text, "the first difference is at byte 7 of the disk; every partition is the same");
     }
 
     #[test]

@@ -162,7 +162,7 @@ fn partition(cache: &Cache, a: Side<'_>, b: Side<'_>, offset: u64) -> Result<Par
     match slots(cache, a, b) {
         Ok(slot) => difference.slot = slot,
         // There is a difference, whether it can be explained or not.
-        Err(OpError::Image(error)) if !matches!(error, ImageError::Fs(_) | ImageError::Cache(_)) => {
+        Err(OpError::Image(error)) if !matches!(*error, ImageError::Fs(_) | ImageError::Cache(_)) => {
             difference.unreadable = Some(error.to_string());
         }
         Err(error) => return Err(error),
