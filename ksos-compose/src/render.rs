@@ -254,7 +254,10 @@ impl Terminal {
             let Some(slot) = &partition.slot else { continue };
             slot.values.iter().for_each(|value| changed_value("  ", value));
             if let Some(root) = &slot.root {
-                changed_files(root);
+                changed_files("root file system", root);
+            }
+            if let Some(initramfs) = &slot.initramfs {
+                changed_files("initramfs", initramfs);
             }
         }
         code
@@ -316,15 +319,15 @@ fn changed_value(indent: &str, value: &Value) {
     println!("{indent}{}: {} -> {}", value.what, text(&value.a), text(&value.b));
 }
 
-fn changed_files(root: &FileDiff) {
-    println!("  root file system");
-    for file in &root.removed {
+fn changed_files(what: &str, files: &FileDiff) {
+    println!("  {what}");
+    for file in &files.removed {
         println!("    - {} ({})", file.path.escape_debug(), progress::size(file.size));
     }
-    for file in &root.added {
+    for file in &files.added {
         println!("    + {} ({})", file.path.escape_debug(), progress::size(file.size));
     }
-    for file in &root.changed {
+    for file in &files.changed {
         let aspects: Vec<String> = file.aspects.iter().map(ToString::to_string).collect();
         let sizes = match (file.a_size, file.b_size) {
             (0, 0) => String::new(),
@@ -333,17 +336,17 @@ fn changed_files(root: &FileDiff) {
         };
         println!("    * {}: {}{sizes}", file.path.escape_debug(), aspects.join(", "));
     }
-    if root.time_only > 0 {
-        println!("    {} more differ in their time alone", root.time_only);
+    if files.time_only > 0 {
+        println!("    {} more differ in their time alone", files.time_only);
     }
     let total = |sum: Sum| format!("{} entries, {}", sum.entries, progress::size(sum.bytes));
     println!(
         "  {} added, {} removed, {} changed; {} -> {}",
-        root.added.len(),
-        root.removed.len(),
-        root.changed.len(),
-        total(root.a_total),
-        total(root.b_total)
+        files.added.len(),
+        files.removed.len(),
+        files.changed.len(),
+        total(files.a_total),
+        total(files.b_total)
     );
 }
 

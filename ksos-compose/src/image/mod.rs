@@ -72,9 +72,9 @@ pub enum ImageError {
         /// The cause.
         source: serde_json::Error,
     },
-    /// The root file system in a slot cannot be read.
+    /// The root file system or the initramfs in a slot cannot be read.
     #[error("{}: partition {number}: {source}", path.display())]
-    Root {
+    Unpack {
         /// The image.
         path: PathBuf,
         /// Number of the partition, from 1.

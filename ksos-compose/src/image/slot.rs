@@ -10,12 +10,13 @@ use super::ext4::{Ext4Error, FileReader, FileSystem};
 use super::{DiskImage, ImageError, Partition};
 use crate::cache::Cache;
 use crate::effects::fs::Context;
-use crate::source::archive::{self, Format, Limits, Owner, Policy};
+use crate::source::archive::{self, Compression, Format, Limits, Owner, Policy};
 use crate::tree::Tree;
 
-/// The files of a slot. The metadata comes last: it has the digests of the others and differs when they do.
+/// The files of a slot, each after those that it depends on: the initramfs has the hash of the root file system, and
+/// the metadata has the digests of all others.
 pub const SLOT_FILES: [&str; 4] =
-    [layout::SLOT_KERNEL, layout::SLOT_INITRAMFS, layout::SLOT_ROOT, layout::SLOT_METADATA];
+    [layout::SLOT_KERNEL, layout::SLOT_ROOT, layout::SLOT_INITRAMFS, layout::SLOT_METADATA];
 /// The largest `image.json`, in bytes.
 const METADATA_LIMIT: u64 = 1 << 20;
 
@@ -103,21 +104,27 @@ impl<'a> Slot<'a> {
         Ok(Some(SlotFile { size, sha256: hasher.finish() }))
     }
 
-    /// Unpacks the root file system into `cache`; `None` when the slot has none.
+    /// Unpacks the root file system or the initramfs, as `name` says, into `cache`; `None` when the slot has no such
+    /// file, or it holds no files.
     ///
     /// # Errors
-    /// As [`Slot::file`]; [`ImageError::Root`].
-    pub fn root(&self, cache: &Cache) -> Result<Option<Tree>, ImageError> {
-        let Some(mut reader) = self.file(layout::SLOT_ROOT)? else { return Ok(None) };
+    /// As [`Slot::file`]; [`ImageError::Unpack`].
+    pub fn tree(&self, name: &'static str, cache: &Cache) -> Result<Option<Tree>, ImageError> {
+        let format = match name {
+            layout::SLOT_ROOT => Format::SquashFs,
+            layout::SLOT_INITRAMFS => Format::Cpio(Compression::Gzip),
+            _ => return Ok(None),
+        };
+        let Some(mut reader) = self.file(name)? else { return Ok(None) };
         let mut image = cache.temporary()?;
-        copy(&mut reader, image.as_file_mut()).map_err(|error| self.at(layout::SLOT_ROOT, error.into()))?;
+        copy(&mut reader, image.as_file_mut()).map_err(|error| self.at(name, error.into()))?;
         image.as_file_mut().rewind().context("rewind", image.path())?;
         let policy = Policy { allow_devices: true, allow_setid: true, owner: Owner::Keep };
-        let unpacked = archive::unpack(cache, image.path(), Format::SquashFs, &policy, &Limits::default());
+        let unpacked = archive::unpack(cache, image.path(), format, &policy, &Limits::default());
         let unpacked = unpacked.map_err(|mut source| {
             // Not the name of the temporary file.
-            source.archive = layout::SLOT_ROOT.to_owned();
-            ImageError::Root { path: self.disk.path().to_owned(), number: self.number, source: Box::new(source) }
+            source.archive = name.to_owned();
+            ImageError::Unpack { path: self.disk.path().to_owned(), number: self.number, source: Box::new(source) }
         })?;
         Ok(Some(unpacked.tree))
     }

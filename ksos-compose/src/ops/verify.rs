@@ -3,9 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use ksos_formats::{Digest, layout};
+use ksos_formats::Digest;
 
-use super::diff::roots;
+use super::diff::trees;
 use super::{LockMode, OpError, Session, Target, build, diff::FileDiff};
 use crate::cache::Cache;
 use crate::effects::fs::Context;
@@ -56,7 +56,7 @@ pub struct SlotFileMismatch {
     pub name: &'static str,
     /// The first byte that differs; `None` when only one side has the file.
     pub offset: Option<u64>,
-    /// The first path that differs in the root file system, with what differs.
+    /// The first path that differs in the root file system or the initramfs, with what differs.
     pub inner: Option<(String, String)>,
 }
 
@@ -183,7 +183,7 @@ fn slot_file(
         };
         let found = first_difference_of(&mut left, &mut right).map_err(|error| old.at(name, error.into()))?;
         if let Some(offset) = found {
-            let inner = if name == layout::SLOT_ROOT { roots(cache, &old, &new, inner)?.flatten() } else { None };
+            let inner = trees(cache, name, &old, &new, inner)?.flatten();
             return Ok(Some(SlotFileMismatch { name, offset: Some(offset), inner }));
         }
     }
@@ -272,6 +272,11 @@ mod tests {
         let lines = Pair::new(&root, &Disk::new()).file_lines();
         assert!(lines[0].starts_with("root.squashfs: byte "), "{lines:?}");
         assert_eq!(lines[1..], ["/etc/hosts: content, byte 8"]);
+        let mut initramfs = Disk::new();
+        put(&mut initramfs.initramfs, "init", "the First process");
+        let lines = Pair::new(&initramfs, &Disk::new()).file_lines();
+        assert!(lines[0].starts_with("kubesolo-os.gz: byte "), "{lines:?}");
+        assert_eq!(lines[1..], ["/init: content, byte 4"]);
         let mut added = Disk::new();
         put(&mut added.root, "etc/extra", "x");
         assert_eq!(Pair::new(&added, &Disk::new()).file_lines()[1..], ["/etc/extra: only in the image"]);

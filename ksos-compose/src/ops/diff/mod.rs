@@ -75,6 +75,9 @@ pub struct SlotDifference {
     /// The files of the root file system, when it differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<FileDiff>,
+    /// The files of the initramfs, when it differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initramfs: Option<FileDiff>,
 }
 
 /// Compares the images at `a` and `b`. Root file systems that differ are unpacked below the temporary files of `cache`.
@@ -183,7 +186,7 @@ fn slots(cache: &Cache, a: Side<'_>, b: Side<'_>) -> Result<Option<SlotDifferenc
     compare("epoch", &|slot| slot.metadata.image.epoch.to_string());
     compare("kernel release", &|slot| slot.metadata.kernel_release.clone());
     compare("command line", &|slot| slot.metadata.cmdline.clone());
-    let mut root_differs = false;
+    let mut differing = Vec::new();
     for name in SLOT_FILES.into_iter().filter(|name| *name != layout::SLOT_METADATA) {
         let (left, right) = both(|| a.digest(name), || b.digest(name));
         let (left, right) = (left?, right?);
@@ -191,16 +194,23 @@ fn slots(cache: &Cache, a: Side<'_>, b: Side<'_>) -> Result<Option<SlotDifferenc
         let sha256 = |file: SlotFile| file.sha256;
         changes.compare(format_args!("{name} size"), left.map(size), right.map(size));
         changes.compare(format_args!("{name} SHA-256"), left.map(sha256), right.map(sha256));
-        root_differs |= name == layout::SLOT_ROOT && left != right;
+        if left != right {
+            differing.push(name);
+        }
     }
-    let root = if root_differs { roots(cache, &a, &b, |a, b| Ok(FileDiff::of(a, b)))? } else { None };
-    Ok(Some(SlotDifference { values: changes.0, root }))
+    let files = |name| match differing.contains(&name) {
+        true => trees(cache, name, &a, &b, |a, b| Ok(FileDiff::of(a, b))),
+        false => Ok(None),
+    };
+    let (root, initramfs) = (files(layout::SLOT_ROOT)?, files(layout::SLOT_INITRAMFS)?);
+    Ok(Some(SlotDifference { values: changes.0, root, initramfs }))
 }
 
-/// Unpacks both root file systems and calls `work` with them; `None` when one side has none. Their contents can be read
-/// until `work` returns.
-pub(in crate::ops) fn roots<T>(
+/// Unpacks file `name` of both slots and calls `work` with the trees; `None` when there are none. Their contents can be
+/// read until `work` returns.
+pub(in crate::ops) fn trees<T>(
     cache: &Cache,
+    name: &'static str,
     a: &Slot<'_>,
     b: &Slot<'_>,
     work: impl FnOnce(&Tree, &Tree) -> Result<T, OpError>,
@@ -208,7 +218,7 @@ pub(in crate::ops) fn roots<T>(
     let bucket = cache.bucket("tmp");
     let directory = tempfile::tempdir_in(&bucket).context("create a directory in", &bucket)?;
     let own = Cache::open(directory.path())?;
-    let (left, right) = both(|| a.root(&own), || b.root(&own));
+    let (left, right) = both(|| a.tree(name, &own), || b.tree(name, &own));
     match (left?, right?) {
         (Some(left), Some(right)) => work(&left, &right).map(Some),
         _ => Ok(None),

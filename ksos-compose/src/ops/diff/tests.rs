@@ -13,7 +13,7 @@ use super::*;
 use crate::artifact::disk::{self, DiskSpec, PartitionContent};
 use crate::artifact::squashfs::{Compression, NoBlockCache};
 use crate::artifact::window::Window;
-use crate::artifact::{ext4, squashfs};
+use crate::artifact::{cpio, ext4, squashfs};
 use crate::tree::{Content, Entry, Meta, Node};
 
 const MIB: u64 = 1 << 20;
@@ -25,6 +25,7 @@ const SLOT_OFFSET: u64 = 3 * MIB;
 #[derive(Debug, Clone)]
 pub struct Disk {
     pub root: Tree,
+    pub initramfs: Tree,
     pub kernel: &'static [u8],
     pub cmdline: &'static str,
     pub data_size: u64,
@@ -38,7 +39,9 @@ impl Disk {
         }
         root.insert("bin", Entry { meta: meta(0o777), node: Node::Symlink("usr/bin".into()) }).unwrap();
         root.insert("usr/bin/b", Entry { meta: meta(0o644), node: Node::HardLink("usr/bin/a".into()) }).unwrap();
-        Disk { root, kernel: b"the kernel", cmdline: "quiet", data_size: MIB }
+        let mut initramfs = Tree::new(EPOCH as i64);
+        put(&mut initramfs, "init", "the first process");
+        Disk { root, initramfs, kernel: b"the kernel", cmdline: "quiet", data_size: MIB }
     }
 
     pub fn write(&self, directory: &Path, name: &str) -> PathBuf {
@@ -78,7 +81,9 @@ impl Disk {
         let metadata = self.metadata(&root);
         let mut tree = Tree::new(EPOCH as i64);
         put(&mut tree, layout::SLOT_KERNEL, self.kernel);
-        put(&mut tree, layout::SLOT_INITRAMFS, "the initramfs");
+        let (mut initramfs, gzip) = (Vec::new(), cpio::Compression::Gzip(6));
+        cpio::write_compressed(&self.initramfs, &mut initramfs, EPOCH as u32, gzip, 1).unwrap();
+        put(&mut tree, layout::SLOT_INITRAMFS, initramfs);
         put(&mut tree, layout::SLOT_METADATA, serde_json::to_vec(&metadata).unwrap());
         put(&mut tree, layout::SLOT_ROOT, root);
         tree
@@ -148,6 +153,18 @@ fn one_changed_file_is_exactly_what_is_reported() {
     assert!(root.added.is_empty() && root.removed.is_empty() && root.time_only == 0);
     assert_eq!((root.a_total.entries, root.a_total.bytes), (root.b_total.entries, 27));
     assert_eq!(root.b_total.bytes, 28);
+}
+
+#[test]
+fn the_initramfs_is_looked_into() {
+    let mut b = Disk::new();
+    put(&mut b.initramfs, "init", "The first process");
+    let difference = compare(&Disk::new(), &b);
+    let slot = difference.partitions[0].slot.as_ref().unwrap();
+    assert!(values(slot).contains(&"kubesolo-os.gz SHA-256") && slot.root.is_none(), "{slot:?}");
+    let changed = &slot.initramfs.as_ref().unwrap().changed;
+    assert_eq!(changed.len(), 1);
+    assert_eq!((changed[0].path.as_str(), &changed[0].aspects[..]), ("/init", &[Aspect::Content][..]));
 }
 
 #[test]
