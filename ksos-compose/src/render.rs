@@ -236,31 +236,18 @@ impl Terminal {
 
     /// Prints what differs between two images.
     pub fn differed(&self, difference: &Difference, json: bool) -> ExitCode {
-        let code = ExitCode::from(u8::from(!difference.equal));
-        if json {
-            println!("{}", serde_json::to_string_pretty(difference).expect("a difference can be serialised"));
-            return code;
-        }
-        difference.table.iter().for_each(|value| changed_value("", value));
-        if let Some(offset) = difference.outside {
-            println!("outside of the partitions: first difference at byte {offset} of the disk");
-        }
-        for partition in &difference.partitions {
-            let label = partition.label.escape_debug();
-            println!("partition {} {label}: first difference at byte {}", partition.number, partition.offset);
-            if let Some(error) = &partition.unreadable {
-                println!("  not looked into: {error}");
+        let text = match json {
+            true => serde_json::to_string_pretty(difference).expect("a difference can be serialised") + "\n",
+            false => difference_text(difference),
+        };
+        // The list can be long, and who reads it may stop before its end, as head(1) does.
+        match std::io::stdout().write_all(text.as_bytes()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                self.line(&format!("{} standard output: {error}", self.paint("1;31", "error:")));
+                ExitCode::from(ops::Problem::Manifest.exit_code())
             }
-            let Some(slot) = &partition.slot else { continue };
-            slot.values.iter().for_each(|value| changed_value("  ", value));
-            if let Some(root) = &slot.root {
-                changed_files("root file system", root);
-            }
-            if let Some(initramfs) = &slot.initramfs {
-                changed_files("initramfs", initramfs);
-            }
+            _ => ExitCode::from(u8::from(!difference.equal)),
         }
-        code
     }
 
     /// Prints whether a new build gave the same bytes.
@@ -314,18 +301,40 @@ impl Terminal {
     }
 }
 
-fn changed_value(indent: &str, value: &Value) {
-    let text = |side: &Option<String>| side.clone().unwrap_or_else(|| "(none)".to_owned());
-    println!("{indent}{}: {} -> {}", value.what, text(&value.a), text(&value.b));
+fn difference_text(difference: &Difference) -> String {
+    let mut lines: Vec<String> = difference.table.iter().map(changed_value).collect();
+    if let Some(offset) = difference.outside {
+        lines.push(format!("outside of the partitions: first difference at byte {offset} of the disk"));
+    }
+    for partition in &difference.partitions {
+        let (number, label) = (partition.number, partition.label.escape_debug());
+        lines.push(format!("partition {number} {label}: first difference at byte {}", partition.offset));
+        if let Some(error) = &partition.unreadable {
+            lines.push(format!("  not looked into: {error}"));
+        }
+        let Some(slot) = &partition.slot else { continue };
+        lines.extend(slot.values.iter().map(|value| format!("  {}", changed_value(value))));
+        for (what, files) in [("root file system", &slot.root), ("initramfs", &slot.initramfs)] {
+            files.iter().for_each(|files| changed_files(&mut lines, what, files));
+        }
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-fn changed_files(what: &str, files: &FileDiff) {
-    println!("  {what}");
-    for file in &files.removed {
-        println!("    - {} ({})", file.path.escape_debug(), progress::size(file.size));
-    }
-    for file in &files.added {
-        println!("    + {} ({})", file.path.escape_debug(), progress::size(file.size));
+fn changed_value(value: &Value) -> String {
+    let text = |side: &Option<String>| match side {
+        Some(text) => text.escape_debug().to_string(),
+        None => "(none)".to_owned(),
+    };
+    format!("{}: {} -> {}", value.what, text(&value.a), text(&value.b))
+}
+
+fn changed_files(lines: &mut Vec<String>, what: &str, files: &FileDiff) {
+    lines.push(format!("  {what}"));
+    for (sign, list) in [('-', &files.removed), ('+', &files.added)] {
+        lines.extend(
+            list.iter().map(|file| format!("    {sign} {} ({})", file.path.escape_debug(), progress::size(file.size))),
+        );
     }
     for file in &files.changed {
         let aspects: Vec<String> = file.aspects.iter().map(ToString::to_string).collect();
@@ -334,20 +343,20 @@ fn changed_files(what: &str, files: &FileDiff) {
             (a, b) if a == b => format!(" ({})", progress::size(a)),
             (a, b) => format!(" ({} -> {})", progress::size(a), progress::size(b)),
         };
-        println!("    * {}: {}{sizes}", file.path.escape_debug(), aspects.join(", "));
+        lines.push(format!("    * {}: {}{sizes}", file.path.escape_debug(), aspects.join(", ")));
     }
     if files.time_only > 0 {
-        println!("    {} more differ in their time alone", files.time_only);
+        lines.push(format!("    {} more differ in their time alone", files.time_only));
     }
     let total = |sum: Sum| format!("{} entries, {}", sum.entries, progress::size(sum.bytes));
-    println!(
+    lines.push(format!(
         "  {} added, {} removed, {} changed; {} -> {}",
         files.added.len(),
         files.removed.len(),
         files.changed.len(),
         total(files.a_total),
         total(files.b_total)
-    );
+    ));
 }
 
 impl Reporter for Terminal {
