@@ -149,6 +149,36 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Compare two disk images: partitions, kernel, command line and files; exit code 1 when they differ.
+    Diff {
+        /// The first image.
+        #[arg(value_name = "A")]
+        a: PathBuf,
+        /// The second image.
+        #[arg(value_name = "B")]
+        b: PathBuf,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build a manifest again and compare the result with an image, byte by byte; exit code 1 when they differ.
+    Verify {
+        /// The manifest.
+        #[arg(value_name = "MANIFEST")]
+        manifest: PathBuf,
+        /// The image [default: out/NAME-VERSION-ARCH.img].
+        #[arg(value_name = "IMAGE")]
+        image: Option<PathBuf>,
+        /// Architecture [default: the manifest's].
+        #[arg(long, value_parser = |text: &str| text.parse::<Arch>())]
+        arch: Option<Arch>,
+        /// Use a local file or directory for a component, as the build of the image did.
+        #[arg(long = "component", value_name = "NAME=PATH", value_parser = parse_component)]
+        components: Vec<(String, PathBuf)>,
+        /// Lock mode.
+        #[command(flatten)]
+        lock: LockOptions,
+    },
     /// Boot an image in QEMU.
     Run(RunArguments),
     /// Look after the cache.

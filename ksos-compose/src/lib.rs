@@ -12,6 +12,7 @@ pub mod cache;
 pub mod cli;
 pub mod effects;
 pub mod graph;
+pub mod image;
 pub mod kernel;
 pub mod lock;
 pub mod manifest;

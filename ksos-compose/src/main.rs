@@ -86,6 +86,18 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             terminal.updated(&changes, dry_run);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Diff { a, b, json } => {
+            let cache = Cache::open(&cache_directory(&global)?)?;
+            let difference = ops::diff::diff(&cache, &a, &b)?;
+            Ok(terminal.differed(&difference, json))
+        }
+        Command::Verify { manifest, image, arch, components, lock } => {
+            let session = session(&global, terminal)?;
+            let target = Target { manifest, arch, components: components.into_iter().collect() };
+            let out = PathBuf::from("out");
+            let verified = ops::verify::verify(&session, &target, image.as_deref(), &out, mode(lock))?;
+            Ok(terminal.verified(&verified))
+        }
         Command::Run(arguments) => run_image(&arguments, &global, terminal),
         Command::Cache { command } => run_cache(&command, &global, terminal),
     }

@@ -11,7 +11,9 @@ use ksos_compose::graph::Reason;
 use ksos_compose::manifest::Style;
 use ksos_compose::ops::build::{Built, Explanation, Fetched};
 use ksos_compose::ops::check::Checked;
+use ksos_compose::ops::diff::{Change as Value, Difference, FileDiff, Sum};
 use ksos_compose::ops::update::Change;
+use ksos_compose::ops::verify::Verified;
 use ksos_compose::ops::{self, OpError, Reporter};
 use ksos_compose::plan::Plan;
 use serde_json::json;
@@ -232,6 +234,36 @@ impl Terminal {
         }
     }
 
+    /// Prints what differs between two images.
+    pub fn differed(&self, difference: &Difference, json: bool) -> ExitCode {
+        let text = match json {
+            true => serde_json::to_string_pretty(difference).expect("a difference can be serialised") + "\n",
+            false => difference_text(difference),
+        };
+        // The list can be long, and who reads it may stop before its end, as head(1) does.
+        match std::io::stdout().write_all(text.as_bytes()) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+                self.line(&format!("{} standard output: {error}", self.paint("1;31", "error:")));
+                ExitCode::from(ops::Problem::Manifest.exit_code())
+            }
+            _ => ExitCode::from(u8::from(!difference.equal)),
+        }
+    }
+
+    /// Prints whether a new build gave the same bytes.
+    pub fn verified(&self, verified: &Verified) -> ExitCode {
+        match &verified.result {
+            Ok(sha256) => {
+                println!("{sha256}  {}", verified.image.display());
+                ExitCode::SUCCESS
+            }
+            Err(mismatch) => {
+                println!("{} differs from a new build: {mismatch}", verified.image.display());
+                ExitCode::from(1)
+            }
+        }
+    }
+
     /// Prints what became of a run.
     pub fn ran(&self, outcome: &ops::run::Outcome) {
         self.line(&outcome.to_string());
@@ -267,6 +299,64 @@ impl Terminal {
         outln!("{} blobs, {} verified, {} damaged", report.blobs, progress::size(report.bytes), report.damaged.len());
         if report.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
     }
+}
+
+fn difference_text(difference: &Difference) -> String {
+    let mut lines: Vec<String> = difference.table.iter().map(changed_value).collect();
+    if let Some(offset) = difference.outside {
+        lines.push(format!("outside of the partitions: first difference at byte {offset} of the disk"));
+    }
+    for partition in &difference.partitions {
+        let (number, label) = (partition.number, partition.label.escape_debug());
+        lines.push(format!("partition {number} {label}: first difference at byte {}", partition.offset));
+        if let Some(error) = &partition.unreadable {
+            lines.push(format!("  not looked into: {error}"));
+        }
+        let Some(slot) = &partition.slot else { continue };
+        lines.extend(slot.values.iter().map(|value| format!("  {}", changed_value(value))));
+        for (what, files) in [("root file system", &slot.root), ("initramfs", &slot.initramfs)] {
+            files.iter().for_each(|files| changed_files(&mut lines, what, files));
+        }
+    }
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+fn changed_value(value: &Value) -> String {
+    let text = |side: &Option<String>| match side {
+        Some(text) => text.escape_debug().to_string(),
+        None => "(none)".to_owned(),
+    };
+    format!("{}: {} -> {}", value.what, text(&value.a), text(&value.b))
+}
+
+fn changed_files(lines: &mut Vec<String>, what: &str, files: &FileDiff) {
+    lines.push(format!("  {what}"));
+    for (sign, list) in [('-', &files.removed), ('+', &files.added)] {
+        lines.extend(
+            list.iter().map(|file| format!("    {sign} {} ({})", file.path.escape_debug(), progress::size(file.size))),
+        );
+    }
+    for file in &files.changed {
+        let aspects: Vec<String> = file.aspects.iter().map(ToString::to_string).collect();
+        let sizes = match (file.a_size, file.b_size) {
+            (0, 0) => String::new(),
+            (a, b) if a == b => format!(" ({})", progress::size(a)),
+            (a, b) => format!(" ({} -> {})", progress::size(a), progress::size(b)),
+        };
+        lines.push(format!("    * {}: {}{sizes}", file.path.escape_debug(), aspects.join(", ")));
+    }
+    if files.time_only > 0 {
+        lines.push(format!("    {} more differ in their time alone", files.time_only));
+    }
+    let total = |sum: Sum| format!("{} entries, {}", sum.entries, progress::size(sum.bytes));
+    lines.push(format!(
+        "  {} added, {} removed, {} changed; {} -> {}",
+        files.added.len(),
+        files.removed.len(),
+        files.changed.len(),
+        total(files.a_total),
+        total(files.b_total)
+    ));
 }
 
 impl Reporter for Terminal {

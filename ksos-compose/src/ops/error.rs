@@ -286,6 +286,9 @@ pub enum OpError {
         /// The cause.
         source: Box<AptError>,
     },
+    /// A disk image to compare cannot be read.
+    #[error(transparent)]
+    Image(Box<crate::image::ImageError>),
     /// There is no place for the cache.
     #[error("there is no cache directory: neither --cache, KSOS_CACHE, XDG_CACHE_HOME nor HOME is set")]
     NoCacheDirectory,
@@ -303,6 +306,12 @@ impl From<GraphError<OpError>> for OpError {
             GraphError::Steps(failures) => OpError::Steps { failures },
             GraphError::Plan(broken) => OpError::Plan { broken: vec![broken] },
         }
+    }
+}
+
+impl From<crate::image::ImageError> for OpError {
+    fn from(error: crate::image::ImageError) -> Self {
+        OpError::Image(Box::new(error))
     }
 }
 
@@ -334,6 +343,8 @@ impl OpError {
             | OpError::LockKind { .. }
             | OpError::LockRepository { .. }
             | OpError::UnknownArch { .. }
+            // Not 1, which says that images differ.
+            | OpError::Image(_)
             | OpError::UnknownComponent { .. }
             | OpError::Reconcile(ReconcileError::Unknown { .. }) => Problem::Manifest,
             OpError::Cargo { source, .. } if source.is_download() => Problem::Source,

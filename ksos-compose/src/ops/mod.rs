@@ -4,10 +4,12 @@
 pub mod build;
 pub mod cache;
 pub mod check;
+pub mod diff;
 pub mod error;
 pub mod run;
 pub mod session;
 pub mod update;
+pub mod verify;
 
 pub use error::{OpError, Problem};
 pub use session::{Environment, LockMode, Reporter, Session, Target};

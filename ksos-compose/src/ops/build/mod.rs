@@ -219,7 +219,8 @@ fn from_stamp(session: &Session, mut stamp: Stamp, scope: &str, options: &Option
     Some(Built { fresh: true, ran: 0, ..built })
 }
 
-fn hash(path: &Path) -> Result<Digest, OpError> {
+/// Returns the SHA-256 of the file at `path`.
+pub(super) fn hash(path: &Path) -> Result<Digest, OpError> {
     use crate::effects::fs::Context;
     let mut hasher = ksos_formats::digest::Hasher::new();
     let file = fs::open(path)?;
