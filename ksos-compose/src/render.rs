@@ -254,11 +254,11 @@ impl Terminal {
     pub fn verified(&self, verified: &Verified) -> ExitCode {
         match &verified.result {
             Ok(sha256) => {
-                println!("{sha256}  {}", verified.image.display());
+                outln!("{sha256}  {}", verified.image.display());
                 ExitCode::SUCCESS
             }
             Err(mismatch) => {
-                println!("{} differs from a new build: {mismatch}", verified.image.display());
+                outln!("{} differs from a new build: {mismatch}", verified.image.display());
                 ExitCode::from(1)
             }
         }

@@ -98,7 +98,7 @@ fn usage_errors_and_missing_manifests_exit_with_2() {
     let outcome = run(compose(directory.path()).arg("build")).expect_code(2);
     assert!(outcome.stderr.contains("kubesolo-os.toml"), "{}", outcome.stderr);
     let project = Project::new();
-    let outcome = run(compose(&project.path).args(["build", EXAMPLE, "--component", "nope=/dev/null"])).expect_code(2);
+    let outcome = run(project.build().args(["--component", "nope=/dev/null"])).expect_code(2);
     assert!(outcome.stderr.contains("no component nope"), "{}", outcome.stderr);
 }
 

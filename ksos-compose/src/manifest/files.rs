@@ -57,6 +57,8 @@ impl Files for Disk {
 pub struct DiskWithout {
     /// Names of the replaced components.
     pub replaced: std::collections::BTreeSet<String>,
+    /// No component's own paths matter: nothing is built.
+    pub all: bool,
 }
 
 impl Files for DiskWithout {
@@ -69,7 +71,7 @@ impl Files for DiskWithout {
     }
 
     fn is_replaced(&self, component: &str) -> bool {
-        self.replaced.contains(component)
+        self.all || self.replaced.contains(component)
     }
 }
 

@@ -60,7 +60,7 @@ fn check_one(target: &Target) -> Checked {
         warnings: Vec::new(),
         summary: String::new(),
     };
-    let files = manifest::DiskWithout { replaced: target.components.keys().cloned().collect() };
+    let files = manifest::DiskWithout { replaced: target.components.keys().cloned().collect(), all: false };
     match manifest::load(&target.manifest, target.arch, &files) {
         Err(errors) => checked.errors = Some(errors),
         Ok(loaded) => {

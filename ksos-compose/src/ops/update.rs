@@ -1,5 +1,6 @@
 //! `update`: takes new versions into the lock file.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use ksos_formats::Arch;
@@ -10,6 +11,9 @@ use crate::lock::{self, Lock, Mode, Update};
 use crate::manifest::{self, Source};
 
 pub use crate::lock::Change;
+
+/// Local components are not looked at: their sources may be elsewhere.
+const FILES: manifest::DiskWithout = manifest::DiskWithout { replaced: BTreeSet::new(), all: true };
 
 /// Resolves `components` (all of them when there are none) anew and writes the lock file of `manifest`; returns what
 /// changed. With `dry_run` nothing is written. `arches` defaults to those that the lock has, or the manifest's own.
@@ -23,7 +27,7 @@ pub fn update(
     components: &[String],
     dry_run: bool,
 ) -> Result<Vec<Change>, OpError> {
-    let loaded = manifest::load(manifest, None, &manifest::DiskFiles)?;
+    let loaded = manifest::load(manifest, None, &FILES)?;
     let path = lock::path_for(&loaded.path);
     let _guard = session.cache.exclusive(&path)?;
     let old = lock::read(&path)?.unwrap_or_default();
@@ -45,7 +49,7 @@ pub fn update(
 
 fn update_arch(session: &Session, manifest: &Path, arch: Arch, lock: &Lock, update: &Update) -> Result<Lock, OpError> {
     let target = Target { manifest: manifest.to_owned(), arch: Some(arch), components: Default::default() };
-    let project = Project::load(session, &target, LockMode::default())?;
+    let project = Project::load(session, &target, LockMode::default(), &FILES)?;
     let lockable = |source: &Source| matches!(source, Source::Apt(_) | Source::Http(_));
     let wanted: Vec<lock::Wanted> = project
         .manifest()

@@ -107,7 +107,7 @@ fn twice(targets: &[Target]) -> Option<OpError> {
         return None;
     }
     for target in targets {
-        let files = crate::manifest::DiskWithout { replaced: target.components.keys().cloned().collect() };
+        let files = crate::manifest::DiskWithout { replaced: target.components.keys().cloned().collect(), all: false };
         let Ok(loaded) = crate::manifest::load(&target.manifest, target.arch, &files) else { continue };
         let name = format!("{}-{}-{}", loaded.manifest.image.name, loaded.manifest.image.version, loaded.arch);
         if let Some(first) = names.insert(name.clone(), &target.manifest) {

@@ -51,7 +51,8 @@ impl Project {
     /// Manifest errors; a source that cannot be resolved; a lock that would change under `--locked`.
     pub fn open(session: &Session, target: &Target, mode: LockMode, watch: &mut Watch) -> Result<Self, OpError> {
         watch.path(&session.environment.directory.join(&target.manifest));
-        let mut project = Project::load(session, target, mode)?;
+        let files = manifest::DiskWithout { replaced: target.components.keys().cloned().collect(), all: false };
+        let mut project = Project::load(session, target, mode, &files)?;
         project.loaded.files.iter().for_each(|file| watch.path(file));
         project.loaded.warnings.iter().for_each(|warning| session.reporter.note(&warning.to_string()));
         let stats = StatCache::open(&session.cache);
@@ -66,9 +67,13 @@ impl Project {
     ///
     /// # Errors
     /// Manifest errors; an unreadable keyring.
-    pub fn load(session: &Session, target: &Target, mode: LockMode) -> Result<Self, OpError> {
-        let files = manifest::DiskWithout { replaced: target.components.keys().cloned().collect() };
-        let loaded = manifest::load(&target.manifest, target.arch, &files)?;
+    pub fn load(
+        session: &Session,
+        target: &Target,
+        mode: LockMode,
+        files: &dyn manifest::Files,
+    ) -> Result<Self, OpError> {
+        let loaded = manifest::load(&target.manifest, target.arch, files)?;
         let repositories = repositories(session, &loaded.manifest)?;
         let epoch = epoch(session)?;
         Ok(Project {
