@@ -116,7 +116,9 @@ pub fn verify(
 }
 
 fn default_name(target: &Target) -> Result<String, OpError> {
-    let loaded = manifest::load(&target.manifest, target.arch, &manifest::DiskFiles)?;
+    // The name alone is wanted; the build says what is missing.
+    let files = manifest::DiskWithout { all: true, ..Default::default() };
+    let loaded = manifest::load(&target.manifest, target.arch, &files)?;
     let image = &loaded.manifest.image;
     Ok(format!("{}-{}-{}.img", image.name, image.version, loaded.arch))
 }
