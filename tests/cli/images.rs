@@ -150,3 +150,23 @@ fn walk(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
+
+#[test]
+fn verify_proves_an_image_or_names_what_differs() {
+    let project = Project::new();
+    run(&mut project.build()).expect_code(0);
+    let image = project.image();
+    let outcome = run(&mut project.command("verify", EXAMPLE)).expect_code(0);
+    let sum = run(Command::new("sha256sum").arg(&image)).expect_code(0);
+    assert!(outcome.stdout.starts_with(&sum.stdout[..64]), "{}", outcome.stdout);
+    run(compose(&project.path).arg("diff").arg(&image).arg(&image)).expect_code(0);
+
+    // Another file in the overlay: `diff` lists exactly it.
+    let old = project.path.join("old.img");
+    fs::rename(&image, &old).unwrap();
+    fs::write(project.path.join("examples/containerd-node/etc/motd"), "hello\n").unwrap();
+    run(&mut project.build()).expect_code(0);
+    let outcome = run(compose(&project.path).arg("diff").arg(&old).arg(&image).arg("--json")).expect_code(1);
+    assert!(outcome.stdout.contains("etc/motd"), "{}", outcome.stdout);
+    assert!(!outcome.stdout.contains("usr/bin/containerd\""), "{}", outcome.stdout);
+}
