@@ -164,7 +164,7 @@ fn patterns_accept_what_the_checks_accept() {
         "net.ipv4.ip_forward",
         "net/ipv4/conf/all",
         "kernel",
-        "http://deb.debian.org/debian",
+        "http://ftp.debian.org/debian",
         "https://a/{version}",
         "ftp://a",
         "trixie-updates",

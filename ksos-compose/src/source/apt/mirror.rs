@@ -1,6 +1,6 @@
 //! Which mirrors to ask, in which order: `KSOS_APT_MIRROR`, what the host's own apt is configured with, the manifest.
 //!
-//! A mirror is the URL of one archive, e.g. `http://deb.debian.org/debian`. Archives of one host often stand beside each
+//! A mirror is the URL of one archive, e.g. `http://ftp.debian.org/debian`. Archives of one host often stand beside each
 //! other: a host configured with `.../debian` is asked for `.../debian-security` too. Only `http` and `https` count;
 //! other methods of apt (`cdrom:`, `file:`, `mirror+...:`) are passed over.
 
@@ -33,6 +33,12 @@ pub fn order(environment: Option<&str>, host: &[String], path: &str, manifest: &
         }
     }
     unique
+}
+
+/// Returns Debian's own public mirror of the archive `debian` or `debian-security`.
+pub fn public(path: &str) -> String {
+    let host = if path == "debian-security" { "security" } else { "ftp" };
+    format!("http://{host}.debian.org/{path}")
 }
 
 fn split_last(url: &str) -> Option<(&str, &str)> {
@@ -105,13 +111,13 @@ mod tests {
     #[test]
     fn environment_then_host_then_manifest() {
         let host = strings(&["http://host.test/debian/", "http://other.test/apt", "http://host.test/debian-security"]);
-        let manifest = strings(&["http://deb.debian.org/debian-security", "http://host.test/debian-security/"]);
+        let manifest = strings(&["http://security.debian.org/debian-security", "http://host.test/debian-security/"]);
         assert_eq!(
             order(Some("http://env.test/debian"), &host, "debian-security", &manifest),
             [
                 "http://env.test/debian-security",
                 "http://host.test/debian-security",
-                "http://deb.debian.org/debian-security"
+                "http://security.debian.org/debian-security"
             ]
         );
     }
@@ -131,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_foreign_archive_of_the_host_is_not_asked() {
-        let host = strings(&["https://deb.nodesource.com/node_20.x", "https://packages.cloud.google.com/apt"]);
+        let host = strings(&["https://packages.example.net/node_20.x", "https://packages.example.org/apt"]);
         assert_eq!(order(None, &host, "debian", &strings(&["http://m.test/debian"])), ["http://m.test/debian"]);
     }
 

@@ -418,7 +418,7 @@ fn debian_mirrors_verify_and_resolve() {
     for codename in ["trixie", "bookworm"] {
         let repositories = ["debian", "debian-security"].map(|path| {
             let key = keys.join(format!("debian-archive-{codename}.asc"));
-            let fallback = [format!("http://deb.debian.org/{path}")];
+            let fallback = [mirror::public(path)];
             let suites = match path {
                 "debian" => vec![codename.to_owned(), format!("{codename}-updates")],
                 _ => vec![format!("{codename}-security")],

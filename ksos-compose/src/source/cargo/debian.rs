@@ -52,7 +52,7 @@ pub fn repositories(environment: Option<&str>, host: &[String]) -> Result<Vec<Re
     let keyring = Keyring::parse("debian-archive-bookworm.asc", KEYS)?;
     let repository = |path: &str, suites: &[&str]| Repository {
         name: path.to_owned(),
-        mirrors: mirror::order(environment, host, path, &[format!("http://deb.debian.org/{path}")]),
+        mirrors: mirror::order(environment, host, path, &[mirror::public(path)]),
         suites: suites.iter().map(|suite| (*suite).to_owned()).collect(),
         components: vec!["main".to_owned()],
         keyring: keyring.clone(),
@@ -309,7 +309,10 @@ mod tests {
     #[test]
     fn the_built_in_keys_are_readable() {
         let repositories = repositories(Some("http://m.test"), &[]).unwrap();
-        assert_eq!(repositories[1].mirrors, ["http://m.test/debian-security", "http://deb.debian.org/debian-security"]);
+        assert_eq!(
+            repositories[1].mirrors,
+            ["http://m.test/debian-security", "http://security.debian.org/debian-security"]
+        );
         assert_eq!(repositories[0].keyring.fingerprints().len(), 3);
     }
 }
