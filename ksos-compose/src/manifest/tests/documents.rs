@@ -265,7 +265,7 @@ for path in sys.argv[2:]:
     errors = list(validator.iter_errors(tomllib.load(open(path, 'rb'))))
     print(path.split('/')[-1], len(errors) > 0)
 ";
-    let available = std::process::Command::new("python3").args(["-c", "import jsonschema, tomllib"]).output();
+    let available = std::process::Command::new("/usr/bin/python3").args(["-c", "import jsonschema, tomllib"]).output();
     if !available.is_ok_and(|output| output.status.success()) {
         assert!(std::env::var_os("KSOS_REQUIRE_TOOLS").is_none(), "python3-jsonschema is not installed");
         println!("skipped: python3-jsonschema is not installed");
@@ -285,8 +285,11 @@ for path in sys.argv[2:]:
         "broken/arch-overlay-sets-arch.toml",
     ];
     let paths = fixtures.map(|name| format!("{FIXTURES}/{name}"));
-    let output =
-        std::process::Command::new("python3").args(["-c", script, SCHEMA]).args(paths).output().expect("python3 runs");
+    let output = std::process::Command::new("/usr/bin/python3")
+        .args(["-c", script, SCHEMA])
+        .args(paths)
+        .output()
+        .expect("python3 runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let expected = "full.toml False\nbase.toml False\nvalid.toml False\nunknown-key.toml True\nwrong-type.toml True\n\
                     key-of-another-source.toml False\nlist-change-bad-key.toml True\nunknown-value.toml True\n\
