@@ -21,4 +21,6 @@ pub mod ops;
 pub mod plan;
 pub mod proof;
 pub mod source;
+#[cfg(test)]
+mod testing;
 pub mod tree;

@@ -4,8 +4,6 @@
 pub mod certificates;
 pub mod users;
 
-use std::collections::BTreeMap;
-
 use crate::tree::{Content, Entry, Meta, Node, Tree, TreeError};
 
 /// A root file system could not be put together.
@@ -122,18 +120,6 @@ pub fn clamp_times(tree: &mut Tree, epoch: u64) {
             entry.meta.mtime = epoch as i64;
         }
     }
-}
-
-/// Sums the sizes of regular files by the first `depth` components of their paths, for reports.
-pub fn sizes(tree: &Tree, depth: usize) -> BTreeMap<String, u64> {
-    let mut sizes = BTreeMap::new();
-    for (path, entry) in tree.iter() {
-        if let Node::File(content) = &entry.node {
-            let key = path.split('/').take(depth).collect::<Vec<_>>().join("/");
-            *sizes.entry(key).or_insert(0) += content.size;
-        }
-    }
-    sizes
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::*;
 use crate::source::archive::{self, Compression, Format, Limits, Owner, Policy};
+use crate::testing::has_tool;
 use crate::tree::{Content, Entry, Node};
 
 fn entry(mode: u32, node: Node) -> Entry {
@@ -42,15 +43,6 @@ fn spec(compression: LayerCompression) -> ImageSpec {
         created: 1_700_000_000,
         compression,
     }
-}
-
-fn has_tool(name: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap().status.success();
-    if !found {
-        assert!(std::env::var_os("KSOS_REQUIRE_TOOLS").is_none(), "{name} is not installed");
-        println!("skipped: {name} is not installed");
-    }
-    found
 }
 
 fn run(directory: &Path, script: &str) -> String {

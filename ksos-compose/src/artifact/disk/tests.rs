@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::*;
+use crate::testing::has_tool;
 
 const MIB: u64 = 1 << 20;
 
@@ -43,15 +44,6 @@ fn spec(directory: &Path) -> DiskSpec {
             partition("KSOLODATA ü", 4, 64 * MIB, PartitionContent::Empty),
         ],
     }
-}
-
-fn has_tool(name: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap().status.success();
-    if !found {
-        assert!(std::env::var_os("KSOS_REQUIRE_TOOLS").is_none(), "{name} is not installed");
-        println!("skipped: {name} is not installed");
-    }
-    found
 }
 
 fn run(directory: &Path, script: &str) -> String {

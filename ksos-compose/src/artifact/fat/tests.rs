@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::*;
+use crate::testing::has_tool;
 use crate::tree::{Entry, Meta, Node};
 
 const MIB: u64 = 1 << 20;
@@ -44,15 +45,6 @@ fn esp() -> Vec<(&'static str, Vec<u8>)> {
 
 fn error(files: &[(&str, Vec<u8>)], spec: &FatSpec) -> String {
     write(&tree(files), spec, &mut io::Cursor::new(Vec::new())).unwrap_err().to_string()
-}
-
-fn has_tool(name: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap().status.success();
-    if !found {
-        assert!(std::env::var_os("KSOS_REQUIRE_TOOLS").is_none(), "{name} is not installed");
-        println!("skipped: {name} is not installed");
-    }
-    found
 }
 
 fn run(directory: &Path, program: &str, arguments: &[&str]) -> String {

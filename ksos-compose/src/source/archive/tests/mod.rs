@@ -15,6 +15,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::*;
+pub(super) use crate::testing::has_tool;
 use crate::tree::{Entry, Node};
 
 pub(super) const OPEN: Policy = Policy { allow_devices: true, allow_setid: true, owner: Owner::Keep };
@@ -62,15 +63,6 @@ pub(super) fn paths(tree: &Tree) -> Vec<&str> {
 }
 
 /// Tells whether a foreign tool is there; without it the test says so, or fails when it must not.
-pub(super) fn has_tool(name: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("command -v {name}")]).output().unwrap().status.success();
-    if !found {
-        assert!(std::env::var_os("KSOS_REQUIRE_TOOLS").is_none(), "{name} is not installed");
-        println!("skipped: {name} is not installed");
-    }
-    found
-}
-
 pub(super) fn sh(directory: &Path, script: &str) {
     let output = Command::new("sh").args(["-ec", script]).current_dir(directory).output().unwrap();
     assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
