@@ -38,3 +38,12 @@ pub const PARAM_ESP: &str = "ksos.esp";
 pub const PARAM_ROOT: &str = "ksos.root";
 /// Kernel parameter that says what the runtime does when it cannot go on: `wait` or `reboot`.
 pub const PARAM_EMERGENCY: &str = "ksos.emergency";
+
+/// The effective [`crate::config::NodeConfig`] of the running node as JSON, mode 0600. Written at stage 45.
+pub const NODE_CONFIG: &str = "/run/ksos/config.json";
+/// What the network is like, as JSON. Written by the network process.
+pub const NETWORK_STATUS: &str = "/run/ksos/network.json";
+/// Unix socket that accepts connections once the network is up, or there is no more waiting for it.
+pub const NETWORK_SOCKET: &str = "/run/ksos/network.socket";
+/// What `/etc/resolv.conf` leads to.
+pub const RESOLV_CONF: &str = "/run/ksos/resolv.conf";

@@ -8,6 +8,7 @@
 pub mod arch;
 pub mod boot;
 pub mod bootstate;
+pub mod config;
 pub mod digest;
 pub mod layout;
 pub mod runtime;

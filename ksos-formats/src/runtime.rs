@@ -32,6 +32,42 @@ pub struct RuntimeConfig {
     pub services: BTreeMap<String, ServiceConfig>,
     /// Whether the console gets a root shell. Only in images that ask for it.
     pub console_shell: bool,
+    /// What runs containers.
+    #[serde(default)]
+    pub engine: Option<EngineConfig>,
+    /// What makes this a Kubernetes node.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesConfig>,
+    /// Absolute path of the image's default configuration (YAML, as a site writes it).
+    #[serde(default)]
+    pub default_config: Option<String>,
+    /// AppArmor profile files to load, by absolute path.
+    #[serde(default)]
+    pub apparmor_profiles: Vec<String>,
+    /// Whether no kernel module can be loaded once the node was ready.
+    #[serde(default)]
+    pub lock_modules: bool,
+    /// Timeout of the hardware watchdog in milliseconds; `None` leaves it alone.
+    #[serde(default)]
+    pub watchdog_ms: Option<u64>,
+}
+
+/// What runs containers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineConfig {
+    /// The service that it runs in.
+    pub service: String,
+    /// Its containerd socket.
+    pub socket: String,
+}
+
+/// What makes this a Kubernetes node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KubernetesConfig {
+    /// The service that the API server runs in.
+    pub service: String,
+    /// The administrator's kubeconfig, by absolute path.
+    pub kubeconfig: String,
 }
 
 /// The data partition: label, and what of it appears where.
@@ -126,6 +162,9 @@ pub struct ServiceConfig {
     pub pre_start: Vec<Vec<String>>,
     /// Where standard output and error go.
     pub log: LogTarget,
+    /// AppArmor profile that it is confined by.
+    #[serde(default)]
+    pub apparmor: Option<String>,
 }
 
 /// Where a service's output goes.

@@ -3,15 +3,21 @@
 //! - `sys`: what the runtime asks of the machine; the only `unsafe` code.
 //! - `cmdline`, `console`, `disk`, `modules`: the kernel command line, what is said, partitions, kernel modules.
 //! - `init`: PID 1 in the initramfs and in the real root.
+//! - `config`: where the node's configuration comes from, and what is done with it.
+//! - `network`: the process that sets interfaces, addresses, names and the clock.
+//! - `agent`: the process that answers about health, metrics and the kubeconfig.
 //!
 //! The first argument or the name that the binary is called by chooses what it is; see [`main`]. No threads, no
 //! async, no TLS. A panic aborts, except in PID 1 (see `init`).
 
+pub mod agent;
 pub mod cmdline;
+pub mod config;
 pub mod console;
 pub mod disk;
 pub mod init;
 pub mod modules;
+pub mod network;
 pub mod sys;
 
 use std::io::{Write, stderr, stdout};
@@ -61,6 +67,9 @@ fn applet(sys: &dyn Sys, name: &str, arguments: &[String]) -> i32 {
             init::status::show(sys, json, &mut stdout(), &mut stderr())
         }
         "import-images" => init::import_images(sys, &mut stdout()),
+        "network" => network::main(sys, &mut stdout()),
+        "agent" => agent::main(sys, &mut stdout()),
+        "health" => agent::health(sys, arguments, &mut stdout()),
         "reboot" => take_down(sys, Down::Reboot, Signal::Term, arguments),
         "poweroff" => take_down(sys, Down::PowerOff, Signal::Usr2, arguments),
         "halt" => take_down(sys, Down::Halt, Signal::Usr1, arguments),

@@ -67,6 +67,7 @@ fn service(command: &[&str]) -> ServiceConfig {
         working_directory: None,
         pre_start: Vec::new(),
         log: LogTarget::File,
+        apparmor: None,
     }
 }
 

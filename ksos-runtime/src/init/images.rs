@@ -60,6 +60,7 @@ fn import_service() -> ServiceConfig {
         working_directory: None,
         pre_start: Vec::new(),
         log: LogTarget::Console,
+        apparmor: None,
     }
 }
 

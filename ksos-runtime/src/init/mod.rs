@@ -12,6 +12,7 @@
 //! [`root_main`].
 
 mod cgroup;
+mod configuration;
 mod data;
 mod emergency;
 mod error;

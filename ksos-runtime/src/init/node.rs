@@ -112,6 +112,12 @@ pub(super) mod tests {
             container_images: Vec::new(),
             services: BTreeMap::new(),
             console_shell: false,
+            engine: None,
+            kubernetes: None,
+            default_config: None,
+            apparmor_profiles: Vec::new(),
+            lock_modules: false,
+            watchdog_ms: None,
         }
     }
 

@@ -25,6 +25,7 @@ fn service(command: &str, change: impl FnOnce(&mut ServiceConfig)) -> ServiceCon
         working_directory: None,
         pre_start: Vec::new(),
         log: LogTarget::Console,
+        apparmor: None,
     };
     change(&mut config);
     config

@@ -11,7 +11,7 @@ use crate::sys::{FileKind, Mount, MountFlags, Sys};
 
 use super::handover::StageReport;
 use super::node::Node;
-use super::{Error, cgroup, data, identity, mounts};
+use super::{Error, cgroup, configuration, data, identity, mounts};
 
 /// What a failed stage means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ const fn stage(
 }
 
 /// The stages, in order.
-pub(super) const STAGES: [Stage; 10] = [
+pub(super) const STAGES: [Stage; 11] = [
     stage(10, "mounts", always, mounts::mount_all, Severity::Fatal),
     stage(15, "cgroups", always, cgroup::set_up, Severity::Degraded),
     stage(20, "modules", has_modules, load_modules, Severity::Degraded),
@@ -50,6 +50,7 @@ pub(super) const STAGES: [Stage; 10] = [
     stage(30, "data", always, data::mount, Severity::Degraded),
     stage(35, "persist", |node| !node.config.data.persist.is_empty(), data::persist, Severity::Degraded),
     stage(40, "identity", always, identity::set_up, Severity::Degraded),
+    stage(45, "configuration", always, configuration::set_up, Severity::Degraded),
     stage(50, "directories", |node| !node.config.directories.is_empty(), make_directories, Severity::Degraded),
     stage(60, "drivers", always, load_drivers, Severity::Degraded),
     stage(70, "logs", always, open_logs, Severity::Degraded),

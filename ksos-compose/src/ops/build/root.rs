@@ -194,6 +194,12 @@ fn runtime_config(
             .collect(),
         services: manifest.services.iter().map(|(name, service)| (name.clone(), service_config(service))).collect(),
         console_shell: manifest.console.shell,
+        engine: None,
+        kubernetes: None,
+        default_config: None,
+        apparmor_profiles: Vec::new(),
+        lock_modules: false,
+        watchdog_ms: None,
     }
 }
 
@@ -233,5 +239,6 @@ pub fn service_config(service: &Service) -> ServiceConfig {
         working_directory,
         pre_start,
         log,
+        apparmor: None,
     }
 }

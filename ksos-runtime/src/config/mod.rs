@@ -1,0 +1,1 @@
+//! Where the node's configuration comes from, and what is done with it.
