@@ -60,7 +60,8 @@ impl<'a> Runner<'a> {
         if let Some(reason) = problem {
             node.degrade("container-images", &reason);
         }
-        let (machine, problems) = Machine::new(services);
+        let (mut machine, problems) = Machine::new(services);
+        machine.follow(images::SERVICE, &images::engine(&node.config).service);
         if !problems.is_empty() {
             node.degrade("services", &problems.join("; "));
         }

@@ -10,7 +10,7 @@ use ksos_formats::Digest;
 use ksos_formats::boot::Verity;
 
 use super::files::Files;
-use super::{Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, Pid, Result, Signal, Sys, Wake};
+use super::{Command, Disk, Down, Error, Exit, Feed, FileKind, Loaded, LoopFile, Mount, Pid, Result, Signal, Sys, Wake};
 
 /// A disk in memory. Clones share the bytes.
 #[derive(Debug, Clone)]
@@ -82,6 +82,8 @@ pub struct Double {
     pub now: Cell<u64>,
     /// Lines on terminals.
     pub terminal: RefCell<String>,
+    /// What was written to programs by [`Sys::run_fed`], in order.
+    pub fed: RefCell<Vec<Vec<u8>>>,
     next_pid: Cell<Pid>,
 }
 
@@ -102,6 +104,7 @@ impl Double {
             disks: RefCell::default(),
             now: Cell::new(1000),
             terminal: RefCell::default(),
+            fed: RefCell::default(),
             next_pid: Cell::new(100),
         }
     }
@@ -294,6 +297,15 @@ impl Sys for Double {
         let mut runs = self.runs.borrow_mut();
         let result = arguments.first().and_then(|name| runs.get_mut(*name)).and_then(VecDeque::pop_front);
         Ok(result.unwrap_or((Exit::Code(0), String::new())))
+    }
+    fn run_fed(&self, arguments: &[&str], feed: &mut Feed<'_>) -> Result<(Exit, String)> {
+        let mut input = Vec::new();
+        feed(&mut input).map_err(|source| Error::new("run", arguments.join(" "), source))?;
+        self.fed.borrow_mut().push(input);
+        self.run(arguments)
+    }
+    fn open_read(&self, path: &str) -> Result<Box<dyn std::io::Read>> {
+        Ok(Box::new(std::io::Cursor::new(self.read(path, 1 << 40)?)))
     }
     fn reap(&self) -> Option<(Pid, Exit)> {
         self.exits.borrow_mut().pop_front()

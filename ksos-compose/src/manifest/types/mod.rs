@@ -17,7 +17,7 @@ pub use component::{
     AptRepository, AptSource, ArchiveFormat, CargoSource, Component, Destination, FileSource, HttpSource, Install,
     Source, Unpack,
 };
-pub use service::{BuiltImage, ContainerImage, ImageContent, Limits, Service};
+pub use service::{BuiltImage, ContainerImage, ImageContent, Limits, Service, Workloads};
 pub use system::{
     Boot, BootFile, BootLoader, Compression, Directory, Disk, FileEntry, Kernel, Link, Overlay, Partition,
     PartitionRole, Root, User,
@@ -86,6 +86,9 @@ pub struct Manifest {
     #[serde(default)]
     #[schemars(extend("propertyNames" = { "format": "ksos-name", "pattern": NAME_PATTERN }))]
     pub container_images: BTreeMap<String, ContainerImage>,
+    /// What workloads may need that the image does not carry.
+    #[serde(default)]
+    pub workloads: Workloads,
     /// The console.
     #[serde(default)]
     pub console: Console,
