@@ -343,11 +343,9 @@ mod tests {
     #[test]
     fn images_of_both_kinds_are_read() {
         let digest = format!("sha256:{HEX}");
-        for (media_type, config, layer) in [
-            (MANIFEST, CONFIG, LAYERS[2]),
-            (DOCKER_MANIFEST, DOCKER_CONFIG, LAYERS[4]),
-            ("", CONFIG, LAYERS[0]),
-        ] {
+        for (media_type, config, layer) in
+            [(MANIFEST, CONFIG, LAYERS[2]), (DOCKER_MANIFEST, DOCKER_CONFIG, LAYERS[4]), ("", CONFIG, LAYERS[0])]
+        {
             let parsed = Document::parse(manifest(config, layer, &digest, 9).as_bytes(), media_type);
             let Ok(Document::Image(image)) = parsed else { panic!("{parsed:?}") };
             assert_eq!((image.layers.len(), image.layers[0].size, image.config.size), (1, 9, 2));
@@ -358,8 +356,13 @@ mod tests {
     fn hostile_documents_are_refused_with_their_fault() {
         let digest = format!("sha256:{HEX}");
         let good = |size| manifest(CONFIG, LAYERS[1], &digest, size);
-        let many = good(1).replace("\"layers\":[", &format!("\"layers\":[{}", format!(
-            r#"{{"mediaType":"{}","digest":"{digest}","size":1}},"#, LAYERS[1]).repeat(MAX_LAYERS)));
+        let many = good(1).replace(
+            "\"layers\":[",
+            &format!(
+                "\"layers\":[{}",
+                format!(r#"{{"mediaType":"{}","digest":"{digest}","size":1}},"#, LAYERS[1]).repeat(MAX_LAYERS)
+            ),
+        );
         for (text, media_type, expected) in [
             ("{", MANIFEST, "is not what its media type says"),
             ("[]", MANIFEST, "is not what its media type says"),
@@ -409,7 +412,9 @@ mod tests {
 
     #[test]
     fn configurations_must_fit() {
-        let config = |arch: &str, ids: &str| format!(r#"{{"architecture":"{arch}","os":"linux","rootfs":{{"diff_ids":[{ids}]}}}}"#);
+        let config = |arch: &str, ids: &str| {
+            format!(r#"{{"architecture":"{arch}","os":"linux","rootfs":{{"diff_ids":[{ids}]}}}}"#)
+        };
         let id = format!("\"sha256:{HEX}\"");
         assert_eq!(check_config(config("amd64", &id).as_bytes(), 1, Arch::X86_64), Ok(vec![HEX.parse().unwrap()]));
         let said = |text: String| check_config(text.as_bytes(), 1, Arch::X86_64).expect_err("refused").to_string();

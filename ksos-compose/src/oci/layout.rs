@@ -22,7 +22,11 @@ pub fn index<'a>(arch: Arch, images: impl IntoIterator<Item = (&'a [String], &'a
                 digest: digest(&manifest.digest),
                 size: manifest.size,
                 platform: Some(Platform { architecture: arch.debian(), os: "linux" }),
-                annotations: BTreeMap::from([("io.containerd.image.name", name.clone())]),
+                // For containerd, and for every other tool.
+                annotations: BTreeMap::from([
+                    ("io.containerd.image.name", name.clone()),
+                    ("org.opencontainers.image.ref.name", name.clone()),
+                ]),
             });
         }
     }

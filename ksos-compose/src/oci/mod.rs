@@ -104,7 +104,6 @@ pub enum OciError {
     Write(#[source] io::Error),
 }
 
-
 /// "OCI Content Descriptors".
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -224,7 +223,11 @@ impl Image {
             ("org.opencontainers.image.ref.name", tag.to_owned()),
         ]);
         let platform = Some(Platform { architecture: self.arch.debian(), os: "linux" });
-        let manifest = Descriptor { annotations, platform, ..descriptor(MANIFEST_TYPE, &self.manifest.digest, self.manifest.size) };
+        let manifest = Descriptor {
+            annotations,
+            platform,
+            ..descriptor(MANIFEST_TYPE, &self.manifest.digest, self.manifest.size)
+        };
         let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests: vec![manifest] };
         let file = Meta::root(0o644, self.created.max(0));
         let directory = Meta { mode: 0o755, ..file.clone() };

@@ -189,9 +189,33 @@ mod tests {
     fn what_is_no_reference_is_refused() {
         let upper = format!("a@sha256:{}", HEX.to_uppercase());
         for text in [
-            "", "/", "a/", "/a", "a//b", "A", "a:", "a:-1", "a b", "a..b", "a._b", "a___b", "-a", "a-", "reg.io:0/x",
-            "reg.io:70000/x", "reg_.io/x", "reg.io/", "a@", "a@sha256:12", "a@md5:12", "[::1/x", "[x]:1/y", "é", "a:é",
-            "reg.io/../x", &upper,
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "A",
+            "a:",
+            "a:-1",
+            "a b",
+            "a..b",
+            "a._b",
+            "a___b",
+            "-a",
+            "a-",
+            "reg.io:0/x",
+            "reg.io:70000/x",
+            "reg_.io/x",
+            "reg.io/",
+            "a@",
+            "a@sha256:12",
+            "a@md5:12",
+            "[::1/x",
+            "[x]:1/y",
+            "é",
+            "a:é",
+            "reg.io/../x",
+            &upper,
         ] {
             assert!(text.parse::<Reference>().is_err(), "{text}");
         }

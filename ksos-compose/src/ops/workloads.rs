@@ -76,9 +76,7 @@ pub(super) fn scan<'a>(
                 continue;
             }
             let shown = format!("{}/{path}", overlay.source);
-            let bytes = content
-                .read(MAX_SIZE)
-                .map_err(|source| AssembleError::Read { path: shown.clone(), source })?;
+            let bytes = content.read(MAX_SIZE).map_err(|source| AssembleError::Read { path: shown.clone(), source })?;
             findings.extend(workloads.check(&File { path: place, shown, bytes: &bytes }));
         }
     }

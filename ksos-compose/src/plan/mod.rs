@@ -15,9 +15,7 @@ use serde::Serialize;
 
 use crate::graph::{Input, Step};
 use crate::manifest::{Manifest, OutputFormat, PartitionRole};
-pub use resolved::{
-    Download, ImageSource, LocalTree, Package, Program, Resolved, ResolvedComponent, ResolvedImage,
-};
+pub use resolved::{Download, ImageSource, LocalTree, Package, Program, Resolved, ResolvedComponent, ResolvedImage};
 pub use steps::{ImageBlobs, ModulesTask, Part, Selection, Task};
 
 /// A plan.

@@ -384,8 +384,7 @@ impl Builder<'_> {
         match &image.source {
             ImageSource::Registry { .. } => {
                 for blob in image.pinned.blobs() {
-                    let task =
-                        Task::FetchImageBlob { name: name.to_owned(), image: image.clone(), blob: blob.clone() };
+                    let task = Task::FetchImageBlob { name: name.to_owned(), image: image.clone(), blob: blob.clone() };
                     let step = self.push(&format!("fetch blob {}", blob.digest), "fetch", 1, Pool::Network, task);
                     let step = self.add(step.parameter("sha256", &blob.digest));
                     inputs.insert(input_name(blob), Input::Output { step, output: "blob".to_owned() });

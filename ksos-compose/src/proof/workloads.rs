@@ -98,7 +98,9 @@ impl Workloads<'_> {
         let failed = |message: String, fix: String| Some(failure(Rule::Workload, Place::Root, file.path, message, fix));
         let reference = match image.text.parse::<Reference>() {
             Ok(reference) => reference.or_latest(),
-            Err(error) => return failed(format!("{at}: {error}"), "write a reference with registry and tag".to_owned()),
+            Err(error) => {
+                return failed(format!("{at}: {error}"), "write a reference with registry and tag".to_owned());
+            }
         };
         if self.allow_pull.is_match(reference.to_string()) {
             return None;
@@ -110,12 +112,15 @@ impl Workloads<'_> {
         let latest = reference.digest.is_none() && reference.tag.as_deref() == Some("latest");
         match image.pull_policy {
             Some("Always") => {
-                let message = format!("{at}: container image {reference} has imagePullPolicy Always, which asks its registry");
+                let message =
+                    format!("{at}: container image {reference} has imagePullPolicy Always, which asks its registry");
                 failed(message, "imagePullPolicy: IfNotPresent takes the preloaded image".to_owned())
             }
             // Kubernetes, "Images", "Default image pull policy".
             None if latest => {
-                let message = format!("{at}: container image {reference} has no imagePullPolicy, which means Always for the tag latest");
+                let message = format!(
+                    "{at}: container image {reference} has no imagePullPolicy, which means Always for the tag latest"
+                );
                 failed(message, "imagePullPolicy: IfNotPresent takes the preloaded image".to_owned())
             }
             _ => None,
@@ -134,7 +139,8 @@ impl Workloads<'_> {
             let (different, distance) = distance(nearest);
             different == 0 || distance * 3 <= text.len()
         });
-        let allow = format!("add a [container-images] entry, or \"{}\" to workloads.allow-pull", reference.name() + "*");
+        let allow =
+            format!("add a [container-images] entry, or \"{}\" to workloads.allow-pull", reference.name() + "*");
         match nearest {
             Some(nearest) => format!("{} is preloaded; otherwise {allow}", nearest.reference),
             None => allow,

@@ -60,7 +60,9 @@ fn what_is_not_preloaded_is_named_with_its_place_and_the_nearest_name() {
          \"docker.io/library/hello*\" to workloads.allow-pull"
     );
     let other = HEX.replace("ba", "00");
-    for image in ["hello", "team/hello:1", "registry.example/team/app:2.0", &format!("hello@sha256:{other}"), "quay.io/x:1"] {
+    for image in
+        ["hello", "team/hello:1", "registry.example/team/app:2.0", &format!("hello@sha256:{other}"), "quay.io/x:1"]
+    {
         let said = check(&pod(image, ""));
         assert!(said.len() == 1 && said[0].contains("is not preloaded"), "{image}: {said:?}");
     }
@@ -95,7 +97,8 @@ fn every_kind_that_makes_pods_is_looked_at() {
     }
     documents.push(format!("apiVersion: batch/v1\nkind: CronJob\nspec: {{jobTemplate: {{spec: {{{template}}}}}}}\n"));
     documents.push(format!("apiVersion: v1\nkind: PodTemplate\n{template}\n"));
-    documents.push(format!("apiVersion: v1\nkind: List\nitems:\n- {{apiVersion: v1, kind: Job, spec: {{{template}}}}}\n"));
+    documents
+        .push(format!("apiVersion: v1\nkind: List\nitems:\n- {{apiVersion: v1, kind: Job, spec: {{{template}}}}}\n"));
     documents.push(format!("apiVersion: v1\nkind: JobList\nitems:\n- {{spec: {{{template}}}}}\n"));
     let said = check(&documents.join("---\n"));
     assert_eq!(said.len(), 20, "{said:?}");

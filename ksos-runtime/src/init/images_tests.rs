@@ -72,17 +72,20 @@ fn services_after_the_engine_wait_for_the_import() {
         after: names.iter().map(|name| (*name).to_owned()).collect(),
         ..import_service()
     };
-    config.services =
-        [("containerd", after(&[])), ("hello", after(&["containerd"])), ("kubesolo", after(&[])), ("other", after(&[]))]
-            .map(|(name, service)| (name.to_owned(), service))
-            .into();
+    config.services = [
+        ("containerd", after(&[])),
+        ("hello", after(&["containerd"])),
+        ("kubesolo", after(&[])),
+        ("other", after(&[])),
+    ]
+    .map(|(name, service)| (name.to_owned(), service))
+    .into();
     let (services, problem) = with_import(&config);
     assert_eq!(problem, None);
     assert_eq!(services["hello"].after, ["containerd", SERVICE]);
     assert!(services["other"].after.is_empty());
     assert!(services[SERVICE].after.is_empty(), "it waits for the socket itself");
-    config.engine =
-        Some(EngineConfig { service: "kubesolo".to_owned(), socket: "/run/k/containerd.sock".to_owned() });
+    config.engine = Some(EngineConfig { service: "kubesolo".to_owned(), socket: "/run/k/containerd.sock".to_owned() });
     assert_eq!(with_import(&config).0["hello"].after, ["containerd"]);
     assert_eq!(engine(&config).socket, "/run/k/containerd.sock");
     config.container_images.clear();
@@ -107,7 +110,10 @@ fn what_is_missing_or_another_image_is_imported_from_one_archive_with_each_blob_
     for (before, files, names) in [(table(&[], ""), 8, 3), (other, 8, 3), (table(&a_only, LABELLED), 8, 2)] {
         let (status, said) = run(&sys, &[&before, "", &table(&all, LABELLED)]);
         assert_eq!((status, said.lines().count()), (0, names), "{said}");
-        assert_eq!(sys.calls_of("run /usr/bin/ctr -a /run/containerd/containerd.sock -n k8s.io images import -").len(), 1);
+        assert_eq!(
+            sys.calls_of("run /usr/bin/ctr -a /run/containerd/containerd.sock -n k8s.io images import -").len(),
+            1
+        );
         let fed = sys.fed.borrow();
         assert_eq!((fed.len(), fed[0].len() % 512), (1, 0));
         let listing = unpack(&fed[0]);
@@ -146,7 +152,9 @@ fn images_are_marked_once() {
     assert_eq!(run(&sys, &[&unmarked, &unmarked]).0, 0);
     let calls = sys.calls_of("run /usr/bin/ctr -a /run/containerd/containerd.sock -n k8s.io images label");
     assert_eq!(calls.len(), 3);
-    assert!(calls[0].ends_with("docker.io/library/a:1 io.cri-containerd.image=managed io.cri-containerd.pinned=pinned"));
+    assert!(
+        calls[0].ends_with("docker.io/library/a:1 io.cri-containerd.image=managed io.cri-containerd.pinned=pinned")
+    );
 }
 
 #[test]
@@ -161,8 +169,11 @@ fn failures_are_named() {
     assert!(status == 1 && said.contains("containerd.sock does not accept connections for 60 s"), "{said}");
     assert!((60_000..62_000).contains(&(sys.uptime_ms() - before)));
     let (sys, _) = machine();
-    sys.put(&format!("{LAYOUT}/index.json"), r#"{"schemaVersion":2,"manifests":[{"digest":"sha256:../../etc","size":1,
-        "annotations":{"io.containerd.image.name":"docker.io/library/a:1"}}]}"#);
+    sys.put(
+        &format!("{LAYOUT}/index.json"),
+        r#"{"schemaVersion":2,"manifests":[{"digest":"sha256:../../etc","size":1,
+        "annotations":{"io.containerd.image.name":"docker.io/library/a:1"}}]}"#,
+    );
     let (status, said) = run(&sys, &[""]);
     assert!(status == 1 && said.contains("\"sha256:../../etc\" is not a SHA-256 digest"), "{said}");
     let sys = Double::new();

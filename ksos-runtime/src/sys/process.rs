@@ -240,7 +240,8 @@ mod tests {
         // Much more than a pipe holds, in both directions.
         let (exit, text) = run_fed(&["/bin/cat"], &mut feed("0123456789\n")).expect("cat runs");
         assert!(exit.success() && text.ends_with("0123456789"), "{}", text.len());
-        let (exit, text) = run_fed(&["/bin/sh", "-c", "echo no >&2; exit 4"], &mut feed("0123456789\n")).expect("sh runs");
+        let (exit, text) =
+            run_fed(&["/bin/sh", "-c", "echo no >&2; exit 4"], &mut feed("0123456789\n")).expect("sh runs");
         assert_eq!((exit, text.as_str()), (Exit::Code(4), "no"));
         let mut failing = |_: &mut dyn io::Write| Err(io::Error::other("unreadable"));
         let error = run_fed(&["/bin/cat"], &mut failing).expect_err("the input is not whole");

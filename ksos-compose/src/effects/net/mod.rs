@@ -19,7 +19,7 @@ mod partial;
 mod proxy;
 mod retry;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod url;
 
 use std::path::PathBuf;

@@ -50,9 +50,7 @@ pub(in super::super) fn check(format: &str, text: &str) -> Result<(), Wrong> {
         Some("url-template") => template(text).and_then(|plain| url(&plain)),
         Some("install-from") => template(text).and_then(|plain| install_from(&plain)),
         Some("image-reference") => image_reference(text),
-        Some("image-digest") => {
-            require(parse_digest(text).is_ok(), "sha256: and 64 lower-case hexadecimal digits")
-        }
+        Some("image-digest") => require(parse_digest(text).is_ok(), "sha256: and 64 lower-case hexadecimal digits"),
         Some("kernel-parameter") => kernel_parameter(text),
         Some("semver") => semver(text),
         Some(name) => word(name, text),

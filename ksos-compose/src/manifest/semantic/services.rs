@@ -149,7 +149,13 @@ fn check_content(context: &mut Context<'_>, name: &str, node: &Node) {
     let mut stated = SOURCES.iter().filter_map(|key| Some((*key, node.get(key)?)));
     let Some((source, first)) = stated.next() else {
         // `component` alone makes these mean something.
-        return refuse(context, name, node, &["entrypoint", "command", "environment", "files"], "the image that is pulled");
+        return refuse(
+            context,
+            name,
+            node,
+            &["entrypoint", "command", "environment", "files"],
+            "the image that is pulled",
+        );
     };
     for (key, second) in stated {
         let message = format!("`container-images.{name}` has both `{source}` and `{key}`");

@@ -21,14 +21,12 @@ use crate::manifest::{self, Manifest, ModulePattern, PartitionRole};
 use crate::oci;
 use crate::oci::document::ImageBlob;
 use crate::ops::{OpError, Session};
-use crate::plan::{
-    Download, ImageSource, Part, Plan, Program, Resolved, ResolvedImage, Selection, Task, identity,
-};
+use crate::plan::{Download, ImageSource, Part, Plan, Program, Resolved, ResolvedImage, Selection, Task, identity};
 use crate::proof::{Finding, Place};
+use crate::source;
 use crate::source::apt::{self, deb};
 use crate::source::archive::select::{Install, SelectRules, select};
 use crate::source::archive::{self, Limits, Owner, Policy};
-use crate::source;
 use crate::source::cargo::{self, CargoError};
 use crate::source::oci::ImageError;
 use crate::tree::index::TreeIndex;

@@ -13,8 +13,8 @@ use crate::effects::net::{Downloader, NetOptions, ProxyVariables};
 use crate::effects::{clock, fs};
 use crate::lock::{self, Lock};
 use crate::manifest::{self, Component, ImageContent, Loaded, Manifest, Source};
-use crate::ops::{LockMode, OpError, Session, Target};
 use crate::oci::reference::Reference;
+use crate::ops::{LockMode, OpError, Session, Target};
 use crate::plan::{
     self, Download, ImageSource, LocalTree, Package, Plan, Program, Resolved, ResolvedComponent, ResolvedImage,
 };
@@ -448,7 +448,9 @@ impl Project {
                         package: None,
                     })
                 }
-                (lock::Resolved::Http(_) | lock::Resolved::Oci(_), _) => return Err(OpError::LockKind { component: name.clone() }),
+                (lock::Resolved::Http(_) | lock::Resolved::Oci(_), _) => {
+                    return Err(OpError::LockKind { component: name.clone() });
+                }
             };
             self.components.insert(name.clone(), ResolvedComponent { content });
         }

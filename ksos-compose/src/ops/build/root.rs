@@ -10,9 +10,9 @@ use ksos_formats::runtime::{self, ContainerImage, DataConfig, DirectoryConfig, R
 
 use crate::assemble::{self, AssembleError, certificates, users};
 use crate::cache::Blob;
+use crate::manifest::{Manifest, PartitionRole, Service};
 use crate::oci::document::ImageBlob;
 use crate::oci::layout as oci_layout;
-use crate::manifest::{Manifest, PartitionRole, Service};
 use crate::source::archive::merge::{Conflict, MergeError, Merger};
 use crate::tree::{Content, Entry, Meta, Node, Tree};
 
@@ -220,11 +220,7 @@ fn runtime_config(
         container_images: container_images
             .iter()
             .flat_map(|image| image.names.iter().map(|name| (name, image.manifest.digest)))
-            .map(|(name, manifest)| ContainerImage {
-                reference: name.clone(),
-                layout: format!("/{IMAGES}"),
-                manifest,
-            })
+            .map(|(name, manifest)| ContainerImage { reference: name.clone(), layout: format!("/{IMAGES}"), manifest })
             .collect(),
         services: manifest.services.iter().map(|(name, service)| (name.clone(), service_config(service))).collect(),
         console_shell: manifest.console.shell,

@@ -221,8 +221,7 @@ impl Archive {
         {
             return Err(ImageError::Digest { what: "configuration", expected, actual: digest });
         }
-        let config =
-            ImageBlob { media_type: document::CONFIG.to_owned(), digest, size: config.len() as u64 };
+        let config = ImageBlob { media_type: document::CONFIG.to_owned(), digest, size: config.len() as u64 };
         let files: Vec<&str> =
             image.layers.iter().map(|layer| Ok(self.lead(layer)?.0)).collect::<Result<_, ImageError>>()?;
         let hashed = self.hash(&files)?;

@@ -71,7 +71,8 @@ impl Access {
 
     /// Looks the credential up, once: a helper may ask the user.
     fn credential(&self, name: &str) -> Result<Option<&Credential>, FetchError> {
-        let look = || credentials::find(self.config.as_deref(), &self.place.registry).map_err(|e: ImageError| e.to_string());
+        let look =
+            || credentials::find(self.config.as_deref(), &self.place.registry).map_err(|e: ImageError| e.to_string());
         match self.credential.get_or_init(look) {
             Ok(credential) => Ok(credential.as_ref()),
             Err(reason) => Err(self.denied(name, reason.clone())),
@@ -84,7 +85,8 @@ impl Access {
 
     /// Says why there is no access after all that is known was tried.
     fn refused(&self, name: &str, what: &str) -> FetchError {
-        let place = self.config.as_ref().map_or_else(|| "Docker's configuration".into(), |path| path.display().to_string());
+        let place =
+            self.config.as_ref().map_or_else(|| "Docker's configuration".into(), |path| path.display().to_string());
         let reason = match self.credential.get() {
             Some(Ok(Some(_))) => format!("{what} (status 401); the credentials in {place} are refused"),
             _ => format!("{what} (status 401); there are no credentials for {} in {place}", self.place.registry),
@@ -134,8 +136,9 @@ impl Answering<'_> {
                 let found = bearer.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
                 found.map(|(_, value)| value.to_unescaped())
             };
-            let realm = parameter("realm")
-                .ok_or_else(|| self.access.denied(self.name, "it asks for a token and does not say whose".to_owned()))?;
+            let realm = parameter("realm").ok_or_else(|| {
+                self.access.denied(self.name, "it asks for a token and does not say whose".to_owned())
+            })?;
             return Ok((format!("Bearer {}", self.token(&realm, parameter("service").as_deref())?), true));
         }
         match (find("Basic"), self.access.credential(self.name)?) {
@@ -159,7 +162,11 @@ impl Answering<'_> {
         let credential = self.access.credential(self.name)?;
         let (url, form, authorization) = match credential {
             Some(Credential::RefreshToken(token)) => {
-                fields.extend([("grant_type", "refresh_token"), ("client_id", "ksos-compose"), ("refresh_token", token)]);
+                fields.extend([
+                    ("grant_type", "refresh_token"),
+                    ("client_id", "ksos-compose"),
+                    ("refresh_token", token),
+                ]);
                 (realm.to_owned(), Some(encode(&fields)), None)
             }
             Some(Credential::Password(user, password)) => {

@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn a_damaged_configuration_is_named_and_no_secret_is_shown() {
-        for (text, expected) in [("{", "not Docker's configuration"), (r#"{"auths":{"r.io":{"auth":"%%"}}}"#, "decode")] {
+        for (text, expected) in [("{", "not Docker's configuration"), (r#"{"auths":{"r.io":{"auth":"%%"}}}"#, "decode")]
+        {
             let (_directory, path) = with(text);
             let said = find(Some(&path), "r.io").expect_err("refused").to_string();
             assert!(said.contains(expected) && said.contains("config.json"), "{said}");

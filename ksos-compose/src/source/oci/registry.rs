@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use super::auth::{Answering, Registries};
 use super::{Documents, ImageError, Named, Wanted};
 use crate::cache::Blob;
-use crate::effects::net::{Downloader, FetchError, Manner, Request};
 use crate::effects::fs;
+use crate::effects::net::{Downloader, FetchError, Manner, Request};
 use crate::oci::document::{self, ImageBlob, MAX_CONFIG, MAX_DOCUMENT};
 use crate::oci::reference::{DOCKER_HUB, Reference};
 
