@@ -18,7 +18,7 @@ use std::io;
 use ksos_formats::{Arch, Digest};
 use serde::Serialize;
 
-use self::document::{CONFIG as CONFIG_TYPE, INDEX as INDEX_TYPE, ImageBlob, MANIFEST as MANIFEST_TYPE};
+use self::document::{CONFIG as CONFIG_TYPE, ImageBlob, MANIFEST as MANIFEST_TYPE};
 pub use self::layer::{Layer, LayerCompression};
 use self::tar::TarError;
 use crate::cache::{Blob, Cache, CacheError};
