@@ -66,7 +66,7 @@ impl Registry {
     /// Copies the layout at `from` to `name`, an image or an index with all its images.
     fn push(&self, from: &Path, name: &str) {
         let mut command = Command::new("skopeo");
-        command.args(["--insecure-policy", "copy", "-q", "--all", "--dest-tls-verify=false"]);
+        command.args(["--insecure-policy", "copy", "-q", "--all", "--preserve-digests", "--dest-tls-verify=false"]);
         if self.login {
             command.args(["--dest-creds", "user:secret"]);
         }

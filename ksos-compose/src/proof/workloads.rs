@@ -316,11 +316,11 @@ impl<'de> Visitor<'de> for YamlVisitor {
 
 /// Images are imported with `ctr`: an image that carries some must have it.
 pub fn importer(root: &Tree, images: usize) -> Option<Finding> {
-    let is_there = |directory: &&str| {
+    let is_there = |directory: &str| {
         let path = format!("{directory}/ctr");
         entry(root, &path).is_some_and(|entry| matches!(entry.node, Node::File(_)) && entry.meta.mode & 0o111 != 0)
     };
-    if images == 0 || PROGRAM_DIRECTORIES.iter().any(|directory| is_there(&directory)) {
+    if images == 0 || PROGRAM_DIRECTORIES.iter().any(|directory| is_there(directory)) {
         return None;
     }
     let message = "the image carries container images, and ctr, which imports them, is not in it".to_owned();

@@ -43,7 +43,10 @@ pub(super) fn check_host_paths(context: &mut Context<'_>, uses: &[HostPathUse], 
     for path in uses {
         let replaced = match &path.keys[..] {
             [group, name, ..] if group == "components" => files.is_replaced(name),
-            [group, name, ..] if group == "container-images" => files.is_replaced(&format!("{group}.{name}")),
+            [group, name, ..] if group == "container-images" => {
+                let by_name = || files.is_replaced(name) && context.tree.at(&["components", name]).is_none();
+                files.is_replaced(&format!("{group}.{name}")) || by_name()
+            }
             _ => false,
         };
         if replaced || context.diagnostics.has_error_at(path.span) {

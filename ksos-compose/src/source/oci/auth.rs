@@ -152,7 +152,8 @@ impl Answering<'_> {
     fn token(&self, realm: &str, service: Option<&str>) -> Result<String, FetchError> {
         let Access { place, .. } = self.access;
         // A password goes there: never less protected than the registry itself.
-        if !realm.starts_with("https://") && !(place.plain && realm.starts_with("http://")) {
+        let is_protected = realm.starts_with("https://") || (place.plain && realm.starts_with("http://"));
+        if !is_protected {
             let reason = format!("its token server {} is not reached by https", net::redact(realm));
             return Err(self.access.denied(self.name, reason));
         }

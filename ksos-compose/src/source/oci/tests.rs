@@ -581,6 +581,32 @@ fn a_token_is_fetched_once_and_goes_to_the_registry_alone() {
 }
 
 #[test]
+fn a_refresh_token_is_sent_in_a_form_and_never_in_a_url() {
+    let registry = Registry::new();
+    let server = Server::start(move |seen, stream| {
+        if seen.line.starts_with("POST /token ") {
+            let form = "scope=repository%3Ateam%2Fapp%3Apull&service=s&grant_type=refresh_token&client_id=ksos-compose\
+                        &refresh_token=R%2B1";
+            let right = seen.body == form.as_bytes() && seen.header("authorization").is_none();
+            let status = if right { 200 } else { 401 };
+            return reply(stream, status, &[], br#"{"access_token":"T1"}"#);
+        }
+        if seen.header("authorization") == Some("Bearer T1") {
+            return registry.answer(seen, stream);
+        }
+        let host = seen.header("host").unwrap();
+        let challenge = format!("WWW-Authenticate: Bearer realm=\"http://{host}/token\",service=\"s\"");
+        reply(stream, 401, &[&challenge], b"");
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("config.json");
+    let text = format!(r#"{{"auths":{{"{}":{{"identitytoken":"R+1"}}}}}}"#, server.address());
+    std::fs::write(&config, text).unwrap();
+    pull(&Fixture::new(quick()), &server, Some(&config), ":1").unwrap();
+    assert!(server.seen().iter().all(|seen| !seen.line.contains("R%2B1")));
+}
+
+#[test]
 fn a_token_server_that_misbehaves_is_named() {
     for (challenge, token, expected) in [
         ("Bearer realm=\"ftp://evil.example/token\"", "", "evil.example/token is not reached by https"),
