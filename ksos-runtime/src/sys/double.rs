@@ -9,10 +9,9 @@ use std::rc::Rc;
 use ksos_formats::Digest;
 use ksos_formats::boot::Verity;
 
+use super::Feed;
 use super::files::Files;
-use super::{
-    Command, Disk, Down, Error, Exit, Feed, FileKind, Loaded, LoopFile, Mount, Pid, Result, Signal, Sys, Wake,
-};
+use super::{Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, Pid, Result, Signal, Sys, Wake};
 
 /// A disk in memory. Clones share the bytes.
 #[derive(Debug, Clone)]

@@ -19,11 +19,12 @@ use rustix::process::{Signal as KernelSignal, WaitOptions};
 use rustix::system::RebootCommand;
 use rustix::time::ClockId;
 
+use super::Feed;
 use super::files::{Files, delete_below};
 use super::wake::Sources;
 use super::{
-    Command, Disk, Down, Error, Exit, Feed, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, Result, Signal,
-    Streams, Sys, Wake, block, process,
+    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, Result, Signal, Streams, Sys,
+    Wake, block, process,
 };
 
 /// `MODULE_INIT_COMPRESSED_FILE` (`include/uapi/linux/module.h`).

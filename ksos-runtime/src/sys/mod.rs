@@ -249,9 +249,6 @@ pub trait Disk {
     fn sector_size(&self) -> u64;
 }
 
-/// Writes the standard input of a program.
-pub type Feed<'a> = dyn FnMut(&mut dyn std::io::Write) -> std::io::Result<()> + 'a;
-
 /// What the runtime asks of the machine.
 pub trait Sys {
     // Files.
@@ -405,6 +402,9 @@ pub enum FileKind {
     /// Anything else.
     Other,
 }
+
+/// Writes the standard input of a program.
+pub type Feed<'a> = dyn FnMut(&mut dyn std::io::Write) -> std::io::Result<()> + 'a;
 
 /// Reads a text file of at most [`TEXT_LIMIT`] bytes, invalid UTF-8 replaced.
 pub fn read_text(sys: &dyn Sys, path: &str) -> Result<String> {
