@@ -48,6 +48,12 @@ impl Reference {
         format!("{}/{}", self.registry, self.repository)
     }
 
+    /// Says whether both have the same name and tag, whatever their digests.
+    pub fn has_tag_of(&self, other: &Reference) -> bool {
+        self.tag.is_some()
+            && (&self.registry, &self.repository, &self.tag) == (&other.registry, &other.repository, &other.tag)
+    }
+
     /// Returns the names that containerd looks an image up by: with the tag, and with each of `digests`. A reference
     /// with tag and digest is looked up by the digest alone (containerd, `reference/docker`, `ParseDockerRef`).
     pub fn lookup_names(&self, digests: &[Digest]) -> Vec<String> {
@@ -183,6 +189,15 @@ mod tests {
                 format!("quay.io/a/b@sha256:{}", Digest::of(b"x"))
             ]
         );
+    }
+
+    #[test]
+    fn digests_do_not_matter_for_tags() {
+        let parse = |text: &str| text.parse::<Reference>().unwrap();
+        let digest = format!("hello:1@sha256:{HEX}");
+        assert!(parse("hello:1").has_tag_of(&parse(&digest)));
+        assert!(!parse("hello:2").has_tag_of(&parse(&digest)));
+        assert!(!parse("hello").has_tag_of(&parse("hello")), "none is no tag");
     }
 
     #[test]

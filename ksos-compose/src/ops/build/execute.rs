@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use ksos_formats::boot::{BootConfig, RootImage, SlotLabels};
 use ksos_formats::layout;
 
+use super::images::image_error;
 use super::resolve::{Project, cargo_build};
 use super::root::{self, CarriedImage, Pieces};
 use super::{initramfs, proof};
@@ -322,7 +323,7 @@ impl<'a> Executor<'a> {
         };
         let pull = self.project.pull(name, &image.reference, plain_http);
         let fetched = pull.blob(blob, blob.digest == image.pinned.manifest.digest, blob.size);
-        let failed = |source: FetchError| container_image_error(name, source.into());
+        let failed = |source: FetchError| image_error(name, source.into());
         Ok([("blob".to_owned(), fetched.map_err(failed)?)].into())
     }
 
@@ -330,7 +331,7 @@ impl<'a> Executor<'a> {
     fn take_image(&self, name: &str, image: &ResolvedImage) -> Result<Outputs, OpError> {
         let ResolvedImage { pinned, reference, source } = image;
         let ImageSource::Local { path, stated, .. } = source else { return Ok(Outputs::new()) };
-        let failed = |source| container_image_error(name, source);
+        let failed = |source| image_error(name, source);
         let local = source::oci::open(path).map_err(failed)?;
         let wanted = source::oci::Wanted { name, reference, digest: *stated, arch: self.plan.image.arch };
         let found = source::oci::resolve(self.cache, local.as_ref(), &wanted).map_err(failed)?;
@@ -468,10 +469,6 @@ impl<'a> Executor<'a> {
         writer.write_all(&segment).context("write", &base.path)?;
         Ok([("initramfs".to_owned(), writer.commit()?)].into())
     }
-}
-
-fn container_image_error(name: &str, source: ImageError) -> OpError {
-    OpError::ContainerImage { name: name.to_owned(), source: Box::new(source) }
 }
 
 /// Names of modules to load: patterns expanded, without those that are optional and not there, or built in.

@@ -199,7 +199,7 @@ impl Archive {
     fn docker<'a>(&self, images: &'a [DockerImage], reference: &Reference) -> Result<&'a DockerImage, ImageError> {
         let is_named = |image: &&DockerImage| {
             let tags = image.repo_tags.iter().flatten();
-            tags.filter_map(|tag| tag.parse::<Reference>().ok()).any(|tag| tag.or_latest() == *reference)
+            tags.filter_map(|tag| tag.parse::<Reference>().ok()).any(|tag| tag.or_latest().has_tag_of(reference))
         };
         match (images.iter().find(is_named), images) {
             (Some(image), _) | (None, [image]) => Ok(image),

@@ -227,7 +227,7 @@ fn name_of(entry: &Descriptor) -> Option<&str> {
 }
 
 fn is_named(entry: &Descriptor, reference: &Reference) -> bool {
-    let full = |text: &str| text.parse::<Reference>().is_ok_and(|parsed| parsed.or_latest() == *reference);
+    let full = |text: &str| text.parse::<Reference>().is_ok_and(|parsed| parsed.or_latest().has_tag_of(reference));
     let by_name = entry.annotation("io.containerd.image.name").is_some_and(full);
     let ref_name = entry.annotation("org.opencontainers.image.ref.name");
     by_name || ref_name.is_some_and(|text| reference.tag.as_deref() == Some(text) || (text.contains('/') && full(text)))
