@@ -20,6 +20,7 @@ fn config(change: impl FnOnce(&mut ServiceConfig)) -> ServiceConfig {
         working_directory: None,
         pre_start: Vec::new(),
         log: ksos_formats::runtime::LogTarget::File,
+        apparmor: None,
     };
     change(&mut config);
     config
