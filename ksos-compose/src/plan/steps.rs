@@ -394,6 +394,7 @@ impl Builder<'_> {
             .parameter("users", &manifest.users)
             .parameter("services", &services(manifest))
             .parameter("container-images", &manifest.container_images)
+            .parameter("node", &manifest.node)
             .parameter("console", &manifest.console)
             .parameter("partitions", &manifest.partitions)
             .parameter("budgets", &manifest.budgets);

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use ksos_formats::boot::ImageId;
 use ksos_formats::layout;
-use ksos_formats::runtime::{self, ContainerImage, DataConfig, DirectoryConfig, RuntimeConfig, ServiceConfig};
+use ksos_formats::runtime::{
+    self, ContainerImage, DataConfig, DirectoryConfig, EngineConfig, KubernetesConfig, RuntimeConfig, ServiceConfig,
+};
 
 use crate::assemble::{self, AssembleError, certificates, users};
 use crate::cache::Blob;
@@ -75,7 +77,7 @@ pub fn assemble(pieces: Pieces<'_>) -> Result<Root, RootError> {
     let merged = merger.finish();
     let mut tree = merged.tree;
     state(&mut tree, manifest, image)?;
-    let config = runtime_config(manifest, image, load, &container_images);
+    let config = runtime_config(manifest, image, load, &container_images, &tree);
     let text = serde_json::to_vec_pretty(&config).expect("the runtime's configuration can be serialised");
     assemble::put_file(&mut tree, layout::RUNTIME_CONFIG, 0o644, &text, image.epoch, "runtime")?;
     assemble::clamp_times(&mut tree, image.epoch);
@@ -166,6 +168,7 @@ fn runtime_config(
     image: &ImageId,
     load: Vec<String>,
     container_images: &BTreeMap<String, Blob>,
+    tree: &Tree,
 ) -> RuntimeConfig {
     let data = manifest.partitions.values().find(|partition| partition.role == PartitionRole::Data);
     RuntimeConfig {
@@ -194,13 +197,36 @@ fn runtime_config(
             .collect(),
         services: manifest.services.iter().map(|(name, service)| (name.clone(), service_config(service))).collect(),
         console_shell: manifest.console.shell,
-        engine: None,
-        kubernetes: None,
-        default_config: None,
-        apparmor_profiles: Vec::new(),
-        lock_modules: false,
-        watchdog_ms: None,
+        engine: manifest
+            .node
+            .engine
+            .as_ref()
+            .map(|engine| EngineConfig { service: engine.service.clone(), socket: engine.socket.clone() }),
+        kubernetes: manifest.node.kubernetes.as_ref().map(|kubernetes| KubernetesConfig {
+            service: kubernetes.service.clone(),
+            kubeconfig: kubernetes.kubeconfig.clone(),
+        }),
+        default_config: present(tree, layout::DEFAULT_CONFIG),
+        apparmor_profiles: apparmor_profiles(tree),
+        lock_modules: manifest.node.lock_modules,
+        watchdog_ms: manifest.node.watchdog.map(|timeout| timeout.milliseconds),
     }
+}
+
+/// Returns `path` when the image has a file there.
+fn present(tree: &Tree, path: &str) -> Option<String> {
+    let entry = tree.get(path.trim_start_matches('/'))?;
+    matches!(entry.node, Node::File(_)).then(|| path.to_owned())
+}
+
+/// Files directly in `/etc/apparmor.d` are profiles; what they share is in directories beside them.
+fn apparmor_profiles(tree: &Tree) -> Vec<String> {
+    const DIRECTORY: &str = "etc/apparmor.d/";
+    let profile = |(path, entry): (&str, &Entry)| {
+        let name = path.strip_prefix(DIRECTORY)?;
+        (matches!(entry.node, Node::File(_)) && !name.contains('/')).then(|| format!("/{path}"))
+    };
+    tree.iter().filter_map(profile).collect()
 }
 
 /// Returns the runtime's form of a service.
@@ -220,6 +246,7 @@ pub fn service_config(service: &Service) -> ServiceConfig {
         working_directory,
         pre_start,
         log,
+        apparmor,
         enabled: _,
     } = service.clone();
     ServiceConfig {
@@ -239,6 +266,6 @@ pub fn service_config(service: &Service) -> ServiceConfig {
         working_directory,
         pre_start,
         log,
-        apparmor: None,
+        apparmor,
     }
 }
