@@ -15,6 +15,9 @@ pub struct NodeSettings {
     pub watchdog: Option<Duration>,
     /// Whether no kernel module can be loaded once the node was ready.
     pub lock_modules: bool,
+    /// Shell of root, for logins over SSH. Without it nobody logs in, but at a console that has a shell.
+    #[schemars(with = "texts::AbsolutePath")]
+    pub root_shell: Option<String>,
     /// What runs containers.
     #[schemars(with = "Engine")]
     pub engine: Option<Engine>,

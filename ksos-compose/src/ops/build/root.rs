@@ -156,7 +156,8 @@ fn accounts(tree: &mut Tree, manifest: &Manifest, epoch: u64) -> Result<(), Asse
             (name.clone(), account)
         })
         .collect();
-    let shell = if manifest.console.shell { "/bin/sh" } else { "/usr/sbin/nologin" };
+    let console = if manifest.console.shell { "/bin/sh" } else { "/usr/sbin/nologin" };
+    let shell = manifest.node.root_shell.as_deref().unwrap_or(console);
     let root = users::User { uid: 0, gid: 0, home: "/root".to_owned(), shell: shell.to_owned() };
     accounts.insert("root".to_owned(), root);
     assemble::put_file(tree, "etc/passwd", 0o644, users::passwd(&accounts).as_bytes(), epoch, "users")?;
