@@ -164,6 +164,9 @@ pub struct Input<'a> {
 /// Paths that exist on every node at run time only.
 pub const RUNTIME_PATHS: [&str; 8] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/var", "/data", "/mnt"];
 
+/// Why an SSH server is not in an image.
+pub const SSH_SERVER: &str = "SSH server";
+
 /// Files that a sealed image does not have: a package manager, and remote access. An image that chooses SSH leaves
 /// out the lines of that reason.
 pub const ABSENT: [(&str, &str); 12] = [
@@ -174,10 +177,10 @@ pub const ABSENT: [(&str, &str); 12] = [
     ("usr/lib/apt/**", "package manager"),
     ("var/lib/{dpkg,apt,rpm}/**", "package manager"),
     ("etc/apt/**", "package manager"),
-    ("usr/{bin,sbin}/sshd", "SSH server"),
-    ("{bin,sbin}/sshd", "SSH server"),
-    ("usr/{bin,sbin}/dropbear", "SSH server"),
-    ("etc/ssh/sshd_config", "SSH server"),
+    ("usr/{bin,sbin}/sshd", SSH_SERVER),
+    ("{bin,sbin}/sshd", SSH_SERVER),
+    ("usr/{bin,sbin}/dropbear", SSH_SERVER),
+    ("etc/ssh/sshd_config", SSH_SERVER),
     ("etc/ssh/ssh_host_*_key", "private key in an image"),
 ];
 

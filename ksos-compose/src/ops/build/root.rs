@@ -19,6 +19,9 @@ use crate::tree::{Content, Entry, Meta, Node, Tree};
 /// Where container images are in the root file system.
 const IMAGES: &str = "usr/lib/ksos/images";
 
+/// What is memory on a node.
+const IN_MEMORY: [&str; 5] = ["run", "tmp", "dev", "proc", "sys"];
+
 /// What the root file system is made of.
 pub struct Pieces<'a> {
     /// The manifest.
@@ -129,6 +132,14 @@ fn state(tree: &mut Tree, manifest: &Manifest, image: &ImageId) -> Result<(), As
     }
     for path in &manifest.root.persist {
         assemble::put_directory(tree, path.relative(), 0o755, epoch, "root.persist")?;
+    }
+    // A directory made at boot outside of what is memory then is a mount point in the image.
+    for directory in &manifest.root.directories {
+        let path = directory.path.relative();
+        let below = |top: &&str| path.strip_prefix(*top).is_some_and(|rest| rest.starts_with('/'));
+        if !IN_MEMORY.iter().any(below) {
+            assemble::put_directory(tree, path, directory.mode.0, epoch, "root.directories")?;
+        }
     }
     for (path, file) in &manifest.files {
         let meta = Meta { uid: file.uid, gid: file.gid, ..Meta::root(file.mode.0, epoch as i64) };
