@@ -10,7 +10,9 @@ use ksos_formats::Digest;
 use ksos_formats::boot::Verity;
 
 use super::files::Files;
-use super::{Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, Pid, Result, Signal, Space, Sys, Wake};
+use super::{
+    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, Pid, Result, Signal, Space, Sys, Wake,
+};
 
 /// A disk in memory. Clones share the bytes.
 #[derive(Debug, Clone)]

@@ -22,8 +22,8 @@ use rustix::time::ClockId;
 use super::files::{Files, delete_below};
 use super::wake::Sources;
 use super::{
-    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, Result, Signal, Space, Streams,
-    Sys, Wake, block, process,
+    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, Result, Signal, Space,
+    Streams, Sys, Wake, block, process,
 };
 
 /// `MODULE_INIT_COMPRESSED_FILE` (`include/uapi/linux/module.h`).
