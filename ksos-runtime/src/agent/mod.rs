@@ -77,3 +77,6 @@ pub fn update_command(sys: &dyn Sys, arguments: &[String], out: &mut dyn Write) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

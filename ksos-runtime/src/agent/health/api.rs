@@ -109,7 +109,8 @@ fn parse(bytes: &[u8], port: u16, limit: usize) -> Result<Answer, ApiError> {
         return Err(ApiError::Size(port, limit));
     }
     let field = response.headers.iter().find(|field| field.name.eq_ignore_ascii_case("content-length"));
-    let stated = field.map(|field| std::str::from_utf8(field.value).ok().and_then(|text| text.trim().parse::<usize>().ok()));
+    let stated =
+        field.map(|field| std::str::from_utf8(field.value).ok().and_then(|text| text.trim().parse::<usize>().ok()));
     match stated {
         Some(Some(stated)) if body.len() == stated => {}
         None => {}

@@ -44,6 +44,7 @@ pub(super) enum CredentialsError {
 }
 
 /// What is needed to speak to the API server.
+#[derive(Debug)]
 pub(super) struct Credentials {
     /// Its port on 127.0.0.1.
     pub(super) port: u16,

@@ -19,6 +19,8 @@
 mod api;
 mod checks;
 mod credentials;
+#[cfg(test)]
+mod pki;
 
 use std::fmt::{self, Write as _};
 use std::io::Write;
