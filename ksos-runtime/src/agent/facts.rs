@@ -4,6 +4,10 @@
 //! means. Documents of later parts of the system are read leniently, so that an older agent lives with a newer node:
 //!
 //! - [`BOOT_STATE`]: `{"active": "a"|"b", "trial": "a"|"b"|null, "left": 0..3}`; absent: not known.
+//! - `/run/ksos/status.json`, beside [`Status`]: `data` (mount point), `configuration` (`source`, `place`, `instance_id`,
+//!   `stored`, `errors`, `warnings`), `handover_ms`, `services_ms`, `modules_locked`, `watchdog` (`state`, `timeout_s`).
+//! - `/run/ksos/network.json`: `online`, `problems`, `interfaces` (`name`, `carrier`), `time` (`synchronised`,
+//!   `offset_ms`, `last_sync_unix`).
 //! - [`UPDATE`]: `{"available": "VERSION"|null, "last": {"version": "...", "result": "..."}|null}`; absent: none.
 
 use ksos_formats::layout;
@@ -12,7 +16,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::init::status::{self, Status};
-use crate::sys::{FileKind, Sys, read_text};
+use crate::sys::{Sys, read_text};
 
 /// What the boot loader's state is.
 pub(super) const BOOT_STATE: &str = "/run/ksos/bootstate.json";
@@ -29,6 +33,8 @@ pub(super) struct Facts {
     pub(super) runtime: Result<RuntimeConfig, String>,
     /// What PID 1 says.
     pub(super) status: Result<Status, String>,
+    /// The same document, for what only some nodes say; `Null` if it cannot be read.
+    pub(super) details: Value,
     /// What the network process says; `Null` if nothing.
     pub(super) network: Value,
     /// Where data is.
@@ -79,13 +85,16 @@ pub(super) struct LastUpdate {
 /// Reads all documents.
 pub(super) fn read_facts(sys: &dyn Sys) -> Facts {
     let runtime = document::<RuntimeConfig>(sys, layout::RUNTIME_CONFIG);
-    let data = runtime.as_ref().ok().and_then(|config| data_mount(sys, &config.data.mount));
-    Facts {
-        data,
-        runtime,
-        status: document(sys, status::PATH),
-        network: document(sys, layout::NETWORK_STATUS).unwrap_or(Value::Null),
-    }
+    let details = document::<Value>(sys, status::PATH);
+    let status = details
+        .as_ref()
+        .map_err(Clone::clone)
+        .and_then(|details| Status::deserialize(details).map_err(|error| format!("{}: {error}", status::PATH)));
+    let details = details.unwrap_or(Value::Null);
+    let stated = details.pointer("/data").and_then(Value::as_str).filter(|path| !path.is_empty());
+    let wanted = stated.or_else(|| runtime.as_ref().ok().map(|config| config.data.mount.as_str()));
+    let data = wanted.and_then(|path| data_mount(sys, path));
+    Facts { data, runtime, status, details, network: document(sys, layout::NETWORK_STATUS).unwrap_or(Value::Null) }
 }
 
 /// Reads a JSON document; says why it cannot be used.
@@ -123,19 +132,29 @@ fn parse_mount(line: &str) -> Option<MountLine> {
     Some(MountLine { path: path.to_owned(), source: source.to_owned(), read_only })
 }
 
-/// Whether the network is up, as the network process says.
-pub(super) fn online(network: &Value) -> Option<bool> {
-    network.pointer("/online").and_then(Value::as_bool)
-}
-
-/// Whether the clock was set from a time server.
+/// Whether the clock was set from a time server, as the network process says.
 pub(super) fn synchronised(network: &Value) -> Option<bool> {
-    network.pointer("/time/synchronised").and_then(Value::as_bool)
+    flag(network, "/time/synchronised")
 }
 
-/// How far the clock was off when it was last compared, in seconds.
-pub(super) fn clock_offset_s(network: &Value) -> Option<f64> {
-    network.pointer("/time/offset_ms").and_then(Value::as_f64).map(|ms| ms / 1000.0)
+/// A Boolean in a document, by JSON pointer (RFC 6901).
+pub(super) fn flag(document: &Value, pointer: &str) -> Option<bool> {
+    document.pointer(pointer).and_then(Value::as_bool)
+}
+
+/// A number in a document.
+pub(super) fn value(document: &Value, pointer: &str) -> Option<f64> {
+    document.pointer(pointer).and_then(Value::as_f64)
+}
+
+/// A text in a document; empty if it is not there.
+pub(super) fn text<'a>(document: &'a Value, pointer: &str) -> &'a str {
+    document.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A list in a document.
+pub(super) fn list<'a>(document: &'a Value, pointer: &str) -> Option<&'a [Value]> {
+    document.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice)
 }
 
 /// Reads the boot loader's state, if it is exposed.
@@ -165,10 +184,14 @@ pub(super) fn load(sys: &dyn Sys) -> Option<[f64; 3]> {
     Some([values.next()??, values.next()??, values.next()??])
 }
 
-/// Whether the first watchdog runs, and its timeout in seconds (kernel `Documentation/ABI/testing/sysfs-class-watchdog`).
-pub(super) fn watchdog(sys: &dyn Sys) -> Option<(bool, Option<u64>)> {
+/// Whether the watchdog runs, and its timeout in seconds: as PID 1 says, or the first one that the kernel has (kernel
+/// `Documentation/ABI/testing/sysfs-class-watchdog`).
+pub(super) fn watchdog(sys: &dyn Sys, details: &Value) -> Option<(bool, Option<f64>)> {
     const DIRECTORY: &str = "/sys/class/watchdog/watchdog0";
-    sys.kind(DIRECTORY).filter(|kind| *kind == FileKind::Directory)?;
+    let state = text(details, "/watchdog/state");
+    if !state.is_empty() {
+        return Some((state == "active", value(details, "/watchdog/timeout_s")));
+    }
     let state = crate::sys::read_line(sys, &format!("{DIRECTORY}/state"))?;
     let timeout = crate::sys::read_line(sys, &format!("{DIRECTORY}/timeout")).and_then(|text| text.parse().ok());
     Some((state == "active", timeout))
@@ -203,14 +226,16 @@ mod tests {
     #[test]
     fn kernel_tables() {
         let sys = Double::new();
-        assert_eq!((memory(&sys), load(&sys), watchdog(&sys)), ((None, None), None, None));
+        assert_eq!((memory(&sys), load(&sys), watchdog(&sys, &Value::Null)), ((None, None), None, None));
         sys.put("/proc/meminfo", "MemTotal:        2048 kB\nMemFree: 1 kB\nMemAvailable:  1024 kB\n");
         sys.put("/proc/loadavg", "0.50 1.00 2.25 1/200 4242\n");
         sys.put("/sys/class/watchdog/watchdog0/state", "active\n");
         sys.put("/sys/class/watchdog/watchdog0/timeout", "30\n");
         assert_eq!(memory(&sys), (Some(2 << 20), Some(1 << 20)));
         assert_eq!(load(&sys), Some([0.5, 1.0, 2.25]));
-        assert_eq!(watchdog(&sys), Some((true, Some(30))));
+        assert_eq!(watchdog(&sys, &Value::Null), Some((true, Some(30.0))));
+        let said = serde_json::json!({"watchdog": {"state": "no device", "timeout_s": null}});
+        assert_eq!(watchdog(&sys, &said), Some((false, None)));
         for (path, text) in [
             ("/proc/meminfo", "MemTotal: 99999999999999999999 kB\nMemTotal\nMemAvailable: x\n"),
             ("/proc/loadavg", "0.5 NaN inf"),

@@ -29,8 +29,8 @@ use crate::sys::Sys;
 /// How long an evaluation of the node's health is used for, in milliseconds.
 pub const HEALTH_AGE_MS: u64 = 10_000;
 
-/// Runs the process as the node's configuration says. Returns its exit status: 0 when there is nothing (more) to serve, 1
-/// when nothing can be served.
+/// Runs the process as the node's configuration says. When there is nothing (more) to serve it sleeps: its supervisor would
+/// start it again. Returns its exit status, 1, when nothing of what is wanted can be served.
 pub fn main(sys: &dyn Sys, out: &mut dyn Write) -> i32 {
     let config = match facts::document::<NodeConfig>(sys, layout::NODE_CONFIG) {
         Ok(config) => config,
@@ -40,7 +40,13 @@ pub fn main(sys: &dyn Sys, out: &mut dyn Write) -> i32 {
             NodeConfig::default()
         }
     };
-    service::run(sys, &config.metrics, config.kubeconfig, out)
+    let status = service::run(sys, &config.metrics, config.kubeconfig, out);
+    if status == 0 {
+        loop {
+            rustix::event::pause();
+        }
+    }
+    status
 }
 
 /// The applet `health [--json]`. Returns its exit status: 0 healthy, 1 degraded, 2 unhealthy, 3 wrong usage.

@@ -129,7 +129,8 @@ fn disk() {
     let space = |available| Space { total: 10 << 30, available, free: available };
     let mount = |text: &'static str| move |sys: &Double| sys.put("/proc/self/mountinfo", text);
     assert_eq!(found(&|sys| sys.room.set(space(1 << 30))), (Outcome::Ok, String::new()));
-    let cases: [(&dyn Fn(&Double), Outcome, &str); 8] = [
+    type Change<'a> = &'a dyn Fn(&Double);
+    let cases: [(Change<'_>, Outcome, &str); 8] = [
         (&|sys| sys.room.set(space((1 << 30) - 1)), Outcome::Degraded, "1023 of 10240 MiB are available on /data"),
         (&|sys| sys.room.set(space(63 << 20)), Outcome::Failed, "63 of 10240 MiB are available on /data"),
         (&|sys| sys.inodes.set((10_000, 100)), Outcome::Failed, "100 of 10000 inodes are free on /data"),
@@ -254,7 +255,8 @@ fn certificates_that_do_not_hold() {
 #[test]
 fn answers_by_their_fault() {
     let pki = Pki::new();
-    let nodes: [(fn() -> Reply, &str); 8] = [
+    type Answering = fn() -> Reply;
+    let nodes: [(Answering, &str); 8] = [
         (|| Reply::Raw(b"SSH-2.0-x\r\n\r\n".to_vec()), "the answer is not HTTP"),
         (|| Reply::Raw(b"HTTP/1.0 200 OK\r\nA: b".to_vec()), "the answer ends in its head"),
         (|| Reply::Raw(b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\n{}".to_vec()), "not the length that it states"),

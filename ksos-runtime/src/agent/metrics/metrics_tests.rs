@@ -21,6 +21,9 @@ fn machine() -> Double {
         "stages": [{"number": 4, "name": "root", "ok": true, "ms": 250}, {"number": 30, "name": "data", "ok": false, "ms": 12}],
         "services": [{"name": "kubesolo", "state": "ready", "pid": 7, "restarts": 3, "required": true},
                      {"name": "extra", "state": "backoff", "pid": null, "restarts": 0, "required": false}],
+        "data": "/data", "handover_ms": 1800, "services_ms": 2620, "modules_locked": true,
+        "configuration": {"source": "nocloud", "place": "/dev/sr0", "stored": false, "instance_id": "i-1",
+                          "warnings": ["a", "b"], "errors": []},
     });
     sys.put("/usr/lib/ksos/runtime.json", runtime.to_string());
     sys.put("/run/ksos/status.json", status.to_string());
@@ -29,7 +32,12 @@ fn machine() -> Double {
     sys.put("/proc/loadavg", "0.50 1.00 2.25 1/200 4242\n");
     sys.put("/sys/class/watchdog/watchdog0/state", "active\n");
     sys.put("/sys/class/watchdog/watchdog0/timeout", "30\n");
-    sys.put("/run/ksos/network.json", "{\"online\":true,\"time\":{\"synchronised\":true,\"offset_ms\":-250}}");
+    sys.put(
+        "/run/ksos/network.json",
+        "{\"online\":true,\"problems\":[\"a\"],\"interfaces\":[{\"name\":\"eth0\",\"carrier\":true},{},\
+        {\"name\":\"eth0\",\"carrier\":false}],\
+        \"time\":{\"synchronised\":true,\"offset_ms\":-250,\"last_sync_unix\":1700000000}}",
+    );
     let update = json!({"available": "1.3.0", "last": {"version": "1.2.3", "result": "succeeded"}});
     sys.put("/run/ksos/update.json", update.to_string());
     sys.put("/run/ksos/bootstate.json", "{\"trial\":\"b\",\"left\":2}");
@@ -80,6 +88,15 @@ fn a_whole_page() {
             "kubesolo_os_data_read_only 0",
             "kubesolo_os_data_size_bytes 8589934592",
             "kubesolo_os_data_inodes_free 262144",
+            "kubesolo_os_handover_seconds 1.8",
+            "kubesolo_os_services_started_seconds 2.62",
+            "kubesolo_os_modules_locked 1",
+            "kubesolo_os_configuration_errors 0",
+            "kubesolo_os_configuration_warnings 2",
+            "kubesolo_os_configuration_info{source=\"nocloud\",place=\"/dev/sr0\",instance=\"i-1\"} 1",
+            "kubesolo_os_network_problems 1",
+            "kubesolo_os_network_carrier{interface=\"eth0\"} 1",
+            "kubesolo_os_time_last_sync_seconds 1700000000",
             "kubesolo_os_network_online 1",
             "kubesolo_os_time_synchronised 1",
             "kubesolo_os_time_offset_seconds -0.25",
@@ -89,7 +106,9 @@ fn a_whole_page() {
         ],
     );
     // Two reasons that differ behind the cut are one series.
-    assert_eq!(text.matches("kubesolo_os_degraded_reason{reason=\"xxx").count(), 1);
+    let long: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("kubesolo_os_degraded_reason{reason=\"xxx")).collect();
+    assert_eq!(long, [format!("kubesolo_os_degraded_reason{{reason=\"{}\"}} 1", "x".repeat(LABEL_LIMIT))]);
 }
 
 #[test]

@@ -17,6 +17,8 @@ use text::{Format, Kind, Metric, Sample, append, finish};
 
 /// Most samples of one metric.
 const SERIES_LIMIT: usize = 64;
+/// Longest label value in characters; the rest is cut, so that somebody else's text cannot blow up the answer.
+const LABEL_LIMIT: usize = 200;
 
 /// What this process knows about itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,7 +36,8 @@ pub(super) fn render(sys: &dyn Sys, facts: &Facts, health: &Health, own: Own, fo
     boot(&mut page, sys, facts);
     services(&mut page, facts);
     health_checks(&mut page, health);
-    machine(&mut page, sys);
+    configuration(&mut page, facts);
+    machine(&mut page, sys, facts);
     data(&mut page, sys, facts);
     network(&mut page, sys, facts);
     update(&mut page, sys);
@@ -49,9 +52,22 @@ struct Page {
 }
 
 impl Page {
-    fn samples(&mut self, name: &'static str, kind: Kind, help: &'static str, mut samples: Vec<Sample>) {
-        samples.truncate(SERIES_LIMIT);
-        append(&mut self.text, self.format, &Metric { name, kind, help }, &samples);
+    /// Appends a metric. Of samples with the same labels, which may be so only because they were cut, the first is taken:
+    /// one series must not be there twice.
+    fn samples(&mut self, name: &'static str, kind: Kind, help: &'static str, samples: Vec<Sample>) {
+        let mut kept: Vec<Sample> = Vec::new();
+        for mut sample in samples {
+            if kept.len() == SERIES_LIMIT {
+                break;
+            }
+            for (_, value) in &mut sample.labels {
+                *value = value.chars().take(LABEL_LIMIT).collect();
+            }
+            if !kept.iter().any(|other| other.labels == sample.labels) {
+                kept.push(sample);
+            }
+        }
+        append(&mut self.text, self.format, &Metric { name, kind, help }, &kept);
     }
 
     fn gauge(&mut self, name: &'static str, help: &'static str, value: impl Into<Option<f64>>) {
@@ -117,22 +133,18 @@ fn boot(page: &mut Page, sys: &dyn Sys, facts: &Facts) {
     page.flag("kubesolo_os_ready", "Whether all services that the node needs are ready.", ready);
     let Some(status) = status else { return };
     page.flag("kubesolo_os_degraded", "Whether the node has a reason to be degraded.", !status.degraded.is_empty());
-    let mut reasons: Vec<&String> = status.degraded.iter().collect();
-    reasons.sort();
-    reasons.dedup();
-    // Cut texts may be equal, and one series must not be there twice.
-    let mut samples: Vec<Sample> = Vec::new();
-    for reason in reasons {
-        let cut: String = reason.chars().take(text::LABEL_LIMIT).collect();
-        let sample = labelled("reason", &cut, 1.0);
-        if !samples.contains(&sample) {
-            samples.push(sample);
-        }
-    }
+    let samples = status.degraded.iter().map(|reason| labelled("reason", reason, 1.0)).collect();
     page.samples("kubesolo_os_degraded_reason", Kind::Gauge, "Why the node is degraded.", samples);
     page.gauge("kubesolo_os_boots", "How often the node has booted.", number(status.boot));
     let ready_s = status.ready_ms.map(|ms| number(ms) / 1000.0);
     page.gauge("kubesolo_os_ready_seconds", "Time from the start of the kernel until the node was ready.", ready_s);
+    let seconds = |pointer| facts::value(&facts.details, pointer).map(|ms| ms / 1000.0);
+    let help = "Time from the start of the kernel until services were started.";
+    page.gauge("kubesolo_os_services_started_seconds", help, seconds("/services_ms"));
+    let help = "Time from the start of the kernel until it handed over.";
+    page.gauge("kubesolo_os_handover_seconds", help, seconds("/handover_ms"));
+    let help = "Whether no kernel module can be loaded any more.";
+    page.flag("kubesolo_os_modules_locked", help, facts::flag(&facts.details, "/modules_locked"));
     stages(page, &status.stages);
 }
 
@@ -145,6 +157,21 @@ fn stages(page: &mut Page, stages: &[crate::init::handover::StageReport]) {
     let results = stages.iter().map(|stage| sample(stage, f64::from(u8::from(stage.ok)))).collect();
     page.samples("kubesolo_os_boot_stage_seconds", Kind::Gauge, "How long a stage of the boot took.", durations);
     page.samples("kubesolo_os_boot_stage_success", Kind::Gauge, "Whether a stage of the boot succeeded.", results);
+}
+
+fn configuration(page: &mut Page, facts: &Facts) {
+    let count = |pointer| facts::list(&facts.details, pointer).map(|lines| number(lines.len() as u64));
+    let help = "What is wrong with the node's configuration.";
+    page.gauge("kubesolo_os_configuration_errors", help, count("/configuration/errors"));
+    let help = "What of the node's configuration has no effect, or should be known.";
+    page.gauge("kubesolo_os_configuration_warnings", help, count("/configuration/warnings"));
+    let help = "Whether an older configuration is in force because there is no good one.";
+    page.flag("kubesolo_os_configuration_stored", help, facts::flag(&facts.details, "/configuration/stored"));
+    let Some(configuration) = facts.details.get("configuration") else { return };
+    let labels = [("source", "/source"), ("place", "/place"), ("instance", "/instance_id")];
+    let labels = labels.map(|(label, pointer)| (label, facts::text(configuration, pointer).to_owned()));
+    let samples = vec![Sample { labels: labels.into(), value: 1.0 }];
+    page.samples("kubesolo_os_configuration_info", Kind::Info, "Where the configuration is from.", samples);
 }
 
 fn services(page: &mut Page, facts: &Facts) {
@@ -181,7 +208,7 @@ fn health_checks(page: &mut Page, health: &Health) {
     page.samples("kubesolo_os_health_check_seconds", Kind::Gauge, "How long a check took.", durations);
 }
 
-fn machine(page: &mut Page, sys: &dyn Sys) {
+fn machine(page: &mut Page, sys: &dyn Sys, facts: &Facts) {
     let (total, available) = facts::memory(sys);
     page.gauge("kubesolo_os_memory_total_bytes", "Memory that the kernel manages.", total.map(number));
     let help = "Memory that programs can have without swapping.";
@@ -190,9 +217,9 @@ fn machine(page: &mut Page, sys: &dyn Sys) {
         values.into_iter().zip(["1", "5", "15"]).map(|(value, minutes)| labelled("minutes", minutes, value)).collect()
     });
     page.samples("kubesolo_os_load_average", Kind::Gauge, "Load average.", load.unwrap_or_default());
-    let watchdog = facts::watchdog(sys);
+    let watchdog = facts::watchdog(sys, &facts.details);
     page.flag("kubesolo_os_watchdog_active", "Whether the hardware watchdog runs.", watchdog.map(|(active, _)| active));
-    let timeout = watchdog.and_then(|(_, timeout)| timeout).map(number);
+    let timeout = watchdog.and_then(|(_, timeout)| timeout);
     page.gauge("kubesolo_os_watchdog_timeout_seconds", "Timeout of the hardware watchdog.", timeout);
 }
 
@@ -215,11 +242,23 @@ fn data(page: &mut Page, sys: &dyn Sys, facts: &Facts) {
 
 fn network(page: &mut Page, sys: &dyn Sys, facts: &Facts) {
     let document = &facts.network;
-    page.flag("kubesolo_os_network_online", "Whether the network is up.", facts::online(document));
+    page.flag("kubesolo_os_network_online", "Whether the network is up.", facts::flag(document, "/online"));
+    let help = "What of the network configuration could not be done.";
+    let problems = facts::list(document, "/problems").map(|list| number(list.len() as u64));
+    page.gauge("kubesolo_os_network_problems", help, problems);
+    let carrier = facts::list(document, "/interfaces").unwrap_or_default().iter().filter_map(|interface| {
+        let carrier = facts::flag(interface, "/carrier")?;
+        Some(labelled("interface", facts::text(interface, "/name"), f64::from(u8::from(carrier))))
+    });
+    let help = "Whether an interface has a link.";
+    page.samples("kubesolo_os_network_carrier", Kind::Gauge, help, carrier.collect());
     let help = "Whether the clock was set from a time server.";
     page.flag("kubesolo_os_time_synchronised", help, facts::synchronised(document));
     let help = "How far the clock was off when it was last compared.";
-    page.gauge("kubesolo_os_time_offset_seconds", help, facts::clock_offset_s(document));
+    let offset = facts::value(document, "/time/offset_ms").map(|ms| ms / 1000.0);
+    page.gauge("kubesolo_os_time_offset_seconds", help, offset);
+    let help = "When a time server answered last, since 1970.";
+    page.gauge("kubesolo_os_time_last_sync_seconds", help, facts::value(document, "/time/last_sync_unix"));
     page.gauge("kubesolo_os_time_seconds", "The clock, since 1970.", number(sys.wall_clock()));
 }
 
