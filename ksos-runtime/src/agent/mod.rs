@@ -55,7 +55,7 @@ pub fn health(sys: &dyn Sys, arguments: &[String], out: &mut dyn Write) -> i32 {
 }
 
 /// The applet `metrics [--listen ADDRESS]`: serves metrics until it is ended, whether or not the configuration says so.
-/// Returns its exit status: 1 when the address cannot be used, 2 for wrong usage.
+/// An address that is taken is tried again. Returns its exit status: 1 when the address is none, 2 for wrong usage.
 pub fn metrics(sys: &dyn Sys, arguments: &[String], out: &mut dyn Write) -> i32 {
     let listen = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => Metrics::default().listen,

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use ksos_formats::runtime::{EngineConfig, KubernetesConfig};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -114,7 +115,7 @@ fn with_kubernetes(facts: &Facts, check: impl FnOnce(&KubernetesConfig) -> Found
 }
 
 fn engine(config: &EngineConfig) -> Found {
-    match greet(&config.socket) {
+    match greet(&config.socket, ANSWER_TIME) {
         Ok(()) => ok(""),
         Err(error) => failed(format!("{}: {error}", config.socket)),
     }
@@ -122,7 +123,7 @@ fn engine(config: &EngineConfig) -> Found {
 
 /// Connects and exchanges the HTTP/2 prefaces that gRPC begins with (RFC 9113, section 3.4): the kernel accepts
 /// connections for a process that hangs, an answer comes from one that works.
-fn greet(path: &str) -> io::Result<()> {
+pub(super) fn greet(path: &str, time: Duration) -> io::Result<()> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     const SETTINGS: u8 = 4;
     // Not blocking: connect(2) waits for room in a full queue.
@@ -131,16 +132,19 @@ fn greet(path: &str) -> io::Result<()> {
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     let mut stream = UnixStream::from(socket);
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(ANSWER_TIME))?;
-    stream.set_write_timeout(Some(ANSWER_TIME))?;
+    stream.set_read_timeout(Some(time))?;
+    // The preface fits into the socket's buffer. The head of the answer is sent, and so arrives, in one piece.
     let mut head = [0; 9];
-    let exchanged = stream.write_all(PREFACE).and_then(|()| stream.read_exact(&mut head));
-    exchanged.map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => io::Error::other(format!("no answer within {} s", ANSWER_TIME.as_secs())),
-        io::ErrorKind::UnexpectedEof => io::Error::other("closed without an answer"),
-        _ => error,
-    })?;
-    if head[3] == SETTINGS { Ok(()) } else { Err(io::Error::other("the answer is not HTTP/2")) }
+    let received = stream.write_all(PREFACE).and_then(|()| stream.read(&mut head));
+    match received {
+        Ok(0) => Err(io::Error::other("closed without an answer")),
+        Ok(count) if count == head.len() && head[3] == SETTINGS => Ok(()),
+        Ok(_) => Err(io::Error::other("the answer is not HTTP/2")),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(io::Error::other(format!("no answer within {} s", time.as_secs())))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Asks `/readyz`; leaves the credentials of a server that answered.

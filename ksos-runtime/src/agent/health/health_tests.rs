@@ -178,11 +178,12 @@ fn engine() {
     };
     assert_eq!(found(), (Outcome::Failed, ": No such file or directory (os error 2)".to_owned()));
     let listener = UnixListener::bind(&path).expect("bound");
-    let answers: [(&[u8], Outcome, &str); 4] = [
+    let answers: [(&[u8], Outcome, &str); 5] = [
         (b"\0\0\0\x04\0\0\0\0\0", Outcome::Ok, ""),
         (b"\0\0\x06\x04\0\0\0\0\0\0\x05\0\0\x40\0", Outcome::Ok, ""),
         (b"HTTP/1.1 400 Bad Request\r\n", Outcome::Failed, ": the answer is not HTTP/2"),
-        (b"\0\0", Outcome::Failed, ": closed without an answer"),
+        (b"\0\0", Outcome::Failed, ": the answer is not HTTP/2"),
+        (b"", Outcome::Failed, ": closed without an answer"),
     ];
     for (answer, outcome, detail) in answers {
         let server = std::thread::scope(|scope| {
@@ -198,6 +199,8 @@ fn engine() {
         });
         assert!(server.starts_with(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04"));
     }
+    let error = checks::greet(&path, Duration::from_secs(1)).expect_err("the kernel accepts, nobody answers");
+    assert_eq!(error.to_string(), "no answer within 1 s");
     drop(listener);
     assert_eq!(found().1, ": Connection refused (os error 111)");
 }

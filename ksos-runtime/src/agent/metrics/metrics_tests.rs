@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::super::facts::read_facts;
@@ -185,4 +187,19 @@ fn promtool_reads_open_metrics() {
     let paths = [input.to_string_lossy().into_owned(), output.to_string_lossy().into_owned()];
     let (status, said) = run("promtool", &["tsdb", "create-blocks-from", "openmetrics", &paths[0], &paths[1]], "");
     assert_eq!(status, Some(0), "{said}\n{text}");
+}
+
+/// The documentation names every metric, and no other.
+#[test]
+fn documented() {
+    const DOCUMENT: &str = include_str!("../../../../docs/observability.md");
+    let documented: BTreeSet<&str> = DOCUMENT
+        .split('`')
+        .filter_map(|text| text.split('{').next())
+        .filter(|text| text.starts_with("kubesolo_os_"))
+        .collect();
+    let page = page(&machine(), Format::Text);
+    let served: BTreeSet<&str> =
+        page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    assert_eq!(documented, served);
 }
