@@ -10,7 +10,9 @@ use ksos_formats::Digest;
 use ksos_formats::boot::Verity;
 
 use super::files::Files;
-use super::{Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, Pid, Result, Signal, Sys, Wake};
+use super::{
+    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, Pid, Result, Signal, Space, Sys, Wake,
+};
 
 /// A disk in memory. Clones share the bytes.
 #[derive(Debug, Clone)]
@@ -80,6 +82,10 @@ pub struct Double {
     pub disks: RefCell<BTreeMap<String, MemoryDisk>>,
     /// Milliseconds since boot.
     pub now: Cell<u64>,
+    /// Room on every file system.
+    pub room: Cell<Space>,
+    /// Inodes of every file system, and how many are free.
+    pub inodes: Cell<(u64, u64)>,
     /// Lines on terminals.
     pub terminal: RefCell<String>,
     next_pid: Cell<Pid>,
@@ -101,6 +107,8 @@ impl Double {
             obedient: Cell::new(true),
             disks: RefCell::default(),
             now: Cell::new(1000),
+            room: Cell::new(Space { total: 8 << 30, available: 4 << 30, free: 5 << 30 }),
+            inodes: Cell::new((1 << 19, 1 << 18)),
             terminal: RefCell::default(),
             next_pid: Cell::new(100),
         }
@@ -220,11 +228,17 @@ impl Sys for Double {
     fn remount_read_only(&self, path: &str) -> Result<()> {
         self.record(format!("remount-ro {path}"))
     }
+    fn space(&self, path: &str) -> Result<Space> {
+        self.record(format!("space {path}")).map(|()| self.room.get())
+    }
     fn switch_root(&self, path: &str) -> Result<()> {
         self.record(format!("switch_root {path}"))
     }
     fn sync(&self) {
         self.calls.borrow_mut().push("sync".to_owned());
+    }
+    fn inodes(&self, path: &str) -> Result<(u64, u64)> {
+        self.record(format!("inodes {path}")).map(|()| self.inodes.get())
     }
     fn open_disk(&self, path: &str, _writable: bool) -> Result<Box<dyn Disk>> {
         let disks = self.disks.borrow();

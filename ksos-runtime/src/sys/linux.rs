@@ -22,8 +22,8 @@ use rustix::time::ClockId;
 use super::files::{Files, delete_below};
 use super::wake::Sources;
 use super::{
-    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, Result, Signal, Streams, Sys,
-    Wake, block, process,
+    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, Result, Signal, Space,
+    Streams, Sys, Wake, block, process,
 };
 
 /// `MODULE_INIT_COMPRESSED_FILE` (`include/uapi/linux/module.h`).
@@ -188,6 +188,12 @@ impl Sys for Linux {
             .map_err(|error| Error::new("remount read-only", path, error))
     }
 
+    fn space(&self, path: &str) -> Result<Space> {
+        let facts = rustix::fs::statvfs(path).map_err(|error| Error::new("ask for room on", path, error))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(facts.f_frsize);
+        Ok(Space { total: bytes(facts.f_blocks), available: bytes(facts.f_bavail), free: bytes(facts.f_bfree) })
+    }
+
     fn switch_root(&self, path: &str) -> Result<()> {
         let switch = || {
             rustix::process::chdir(path)?;
@@ -200,6 +206,11 @@ impl Sys for Linux {
 
     fn sync(&self) {
         rustix::fs::sync();
+    }
+
+    fn inodes(&self, path: &str) -> Result<(u64, u64)> {
+        let facts = rustix::fs::statvfs(path).map_err(|error| Error::new("ask for inodes on", path, error))?;
+        Ok((facts.f_files, facts.f_ffree))
     }
 
     fn open_disk(&self, path: &str, writable: bool) -> Result<Box<dyn Disk>> {

@@ -249,6 +249,17 @@ pub trait Disk {
     fn sector_size(&self) -> u64;
 }
 
+/// Room on a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Space {
+    /// Its size.
+    pub total: u64,
+    /// What is free for everybody but root.
+    pub available: u64,
+    /// What is free for root.
+    pub free: u64,
+}
+
 /// What the runtime asks of the machine.
 pub trait Sys {
     // Files.
@@ -304,10 +315,14 @@ pub trait Sys {
     fn unmount(&self, path: &str) -> Result<()>;
     /// Makes a mount's file system read-only.
     fn remount_read_only(&self, path: &str) -> Result<()>;
+    /// Room on the file system of `path` (statvfs(3)).
+    fn space(&self, path: &str) -> Result<Space>;
     /// Makes `path` the root directory.
     fn switch_root(&self, path: &str) -> Result<()>;
     /// Flushes all file systems.
     fn sync(&self);
+    /// Inodes of the file system of `path`, and how many of them are free (statvfs(3)); 0 where it has no fixed number.
+    fn inodes(&self, path: &str) -> Result<(u64, u64)>;
 
     // Block devices.
 
