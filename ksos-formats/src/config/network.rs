@@ -279,11 +279,14 @@ fn simple_address(reader: &mut Reader, fields: &Fields) -> Option<String> {
         Some(mask) => mask.text().parse::<Ipv4Addr>().ok().and_then(prefix_of_mask),
         None => fields.integer::<u8>("prefix"),
     };
-    let whole = format!("{}/{}", item.text(), prefix?);
-    if parse_cidr(&whole).is_none() || (mask.is_some() && item.text().contains(':')) {
+    let whole = prefix.map(|prefix| format!("{}/{prefix}", item.text()));
+    let fits = whole.as_ref().is_some_and(|whole| parse_cidr(whole).is_some());
+    // A length that is faulty by itself has been told.
+    let told = mask.is_none() && fields.get("prefix").is_none();
+    if !told && (!fits || (mask.is_some() && item.text().contains(':'))) {
         reader.error(item.place, format!("network.address {} and its prefix length do not fit", item.text()));
     }
-    Some(whole)
+    whole
 }
 
 /// Says what is wrong with a gateway of an interface with these addresses.
