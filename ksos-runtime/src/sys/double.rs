@@ -10,7 +10,9 @@ use ksos_formats::Digest;
 use ksos_formats::boot::Verity;
 
 use super::files::Files;
-use super::{Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, Pid, Result, Signal, Sys, Wake};
+use super::{
+    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, Pid, PlacedFile, Result, Signal, Sys, Wake,
+};
 
 /// A disk in memory. Clones share the bytes.
 #[derive(Debug, Clone)]
@@ -83,6 +85,7 @@ pub struct Double {
     /// Lines on terminals.
     pub terminal: RefCell<String>,
     next_pid: Cell<Pid>,
+    changes_left: Cell<Option<u32>>,
 }
 
 impl Double {
@@ -103,6 +106,7 @@ impl Double {
             now: Cell::new(1000),
             terminal: RefCell::default(),
             next_pid: Cell::new(100),
+            changes_left: Cell::default(),
         }
     }
 
@@ -126,6 +130,18 @@ impl Double {
     /// Makes calls that begin with `call` fail with a number of the kernel.
     pub fn fail_with(&self, call: &str, errno: i32) {
         self.errnos.borrow_mut().push((call.to_owned(), errno));
+    }
+
+    /// Cuts the power after `count` more changes of files: all later ones fail. `None` brings it back.
+    pub fn cut_after(&self, count: Option<u32>) {
+        self.changes_left.set(count);
+    }
+
+    /// Counts a change of a file.
+    fn change(&self, path: &str) -> Result<()> {
+        let Some(left) = self.changes_left.get() else { return Ok(()) };
+        self.changes_left.set(Some(left.saturating_sub(1)));
+        if left == 0 { Err(Error::stated("write", path, "the power is cut")) } else { Ok(()) }
     }
 
     /// Returns the recorded calls that begin with `prefix`.
@@ -153,15 +169,19 @@ impl Sys for Double {
         self.files.write(path, bytes)
     }
     fn replace(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+        self.change(path)?;
         self.files.replace(path, bytes, mode)
     }
     fn append(&self, path: &str, bytes: &[u8]) -> Result<u64> {
+        self.change(path)?;
         self.files.append(path, bytes)
     }
     fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.change(from)?;
         self.files.rename(from, to)
     }
     fn remove(&self, path: &str) -> Result<()> {
+        self.change(path)?;
         self.files.remove(path)
     }
     fn list(&self, path: &str) -> Result<Vec<String>> {
@@ -197,6 +217,15 @@ impl Sys for Double {
     }
     fn copy_hashed(&self, from: &str, to: &str) -> Result<Digest> {
         self.files.copy_hashed(from, to)
+    }
+    fn read_below(&self, tree: &str, path: &str, limit: u64) -> Result<Vec<u8>> {
+        self.files.read_below(tree, path, limit)
+    }
+    fn place(&self, file: &PlacedFile<'_>) -> Result<()> {
+        self.change(file.path)?;
+        self.record(format!("place {} {:o} {:?}", file.path, file.mode, file.owner))?;
+        // Tests need not be root.
+        self.files.place(&PlacedFile { owner: None, ..*file })
     }
     fn delete_initramfs(&self) -> Result<()> {
         self.record("delete initramfs".to_owned())
