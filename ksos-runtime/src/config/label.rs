@@ -162,7 +162,8 @@ pub(super) mod tests {
             std::fs::File::create(&path).expect("made").set_len(size).expect("sized");
         }
         let path_text = path.to_str().expect("text");
-        let arguments: Vec<&str> = arguments.iter().map(|word| if *word == "IMAGE" { path_text } else { *word }).collect();
+        let arguments: Vec<&str> =
+            arguments.iter().map(|word| if *word == "IMAGE" { path_text } else { *word }).collect();
         match Command::new(program).args(arguments).output() {
             Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
             Err(error) => {
@@ -185,7 +186,8 @@ pub(super) mod tests {
             disk.bytes.borrow_mut()[field..field + 11].copy_from_slice(b"NO NAME    ");
             assert_eq!(label(&disk).as_deref(), Some("vfat CIDATA"), "FAT{bits}");
         }
-        if let Some(disk) = made("genisoimage", &["-quiet", "-V", "cidata", "-J", "-r", "-o", "IMAGE", "/dev/null"], 0) {
+        if let Some(disk) = made("genisoimage", &["-quiet", "-V", "cidata", "-J", "-r", "-o", "IMAGE", "/dev/null"], 0)
+        {
             assert_eq!(label(&disk).as_deref(), Some("iso9660 cidata"));
         }
     }

@@ -98,8 +98,9 @@ mod tests {
     #[test]
     fn documents_also_invalid_ones_and_short_values() {
         let mut secrets = Secrets::default();
-        let text =
-            format!("kubesolo:\n  portainer-edge-key: '{KEY}' # x\n  broken\nkubeconfig: {{enabled: true, token: t0ken}}\npassword: abc\n");
+        let text = format!(
+            "kubesolo:\n  portainer-edge-key: '{KEY}' # x\n  broken\nkubeconfig: {{enabled: true, token: t0ken}}\npassword: abc\n"
+        );
         secrets.add_document(&text);
         assert_eq!(scrub(&format!("found {KEY}, t0ken and abc"), &secrets), "found [secret], [secret] and abc");
         assert_eq!(scrub("portainer-edge-key is no secret itself", &secrets), "portainer-edge-key is no secret itself");

@@ -117,6 +117,19 @@ impl Double {
         std::fs::write(host, text).expect("written");
     }
 
+    /// Creates a symbolic link and its directories.
+    pub fn link(&self, target: &str, path: &str) {
+        let host = self.directory.path().join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(host.parent().expect("a parent")).expect("created");
+        std::os::unix::fs::symlink(target, host).expect("linked");
+    }
+
+    /// Permission bits of a file.
+    pub fn mode(&self, path: &str) -> u32 {
+        use std::os::unix::fs::PermissionsExt;
+        self.files.metadata(path).expect("there").permissions().mode() & 0o7777
+    }
+
     /// Reads a file back.
     pub fn text(&self, path: &str) -> String {
         String::from_utf8(self.files.read(path, 1 << 20).expect("readable")).expect("text")
