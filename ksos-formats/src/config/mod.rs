@@ -7,15 +7,39 @@
 //!
 //! The image's tools check the same documents with the same code (`ksos-compose check --config`).
 
+mod cmdline;
 mod diagnostic;
 mod document;
+mod forms;
+mod keys;
+mod kubesolo;
+mod network;
+mod parse;
+mod read;
+mod resolve;
+#[cfg(feature = "schema")]
+mod schema;
+mod tables;
+#[cfg(test)]
+mod tests;
 mod types;
+mod yaml;
+
+pub use cmdline::{
+    PARAM_ADDRESS, PARAM_DNS, PARAM_GATEWAY, PARAM_HOSTNAME, PARAM_INTERFACE, PARAM_KUBESOLO, PARAM_MTU, PARAM_VLAN,
+    from_cmdline, is_secret_parameter,
+};
 
 pub use diagnostic::{Diagnostic, Place};
 pub use document::{
     CaCertificatesDocument, Document, KubeconfigDocument, MetricsDocument, Mode, NetworkDocument, NtpDocument,
     SimpleNetwork,
 };
+pub use kubesolo::{kubesolo_arguments, kubesolo_environment, kubesolo_file};
+pub use parse::{document_text, parse_document, parse_meta_data, parse_network_config};
+pub use resolve::resolve;
+#[cfg(feature = "schema")]
+pub use schema::json_schema;
 pub use types::{
     Action, CaCertificates, Interface, InterfaceKind, KubeSolo, KubeconfigAccess, Match, Metrics, Network, NodeConfig,
     Ntp, Route, WriteFile,
@@ -58,64 +82,4 @@ pub struct Resolved {
     pub config: NodeConfig,
     /// Contradictions between sources, one line each; the higher source was followed.
     pub warnings: Vec<String>,
-}
-
-/// Returns the text of a document: at most [`DOCUMENT_LIMIT`] bytes of UTF-8, not compressed.
-pub fn document_text(_bytes: &[u8]) -> Result<&str, Vec<Diagnostic>> {
-    Ok("")
-}
-
-/// Parses a document: `cloud-init.yaml`, or user-data.
-///
-/// # Errors
-/// Everything that is wrong, in the order of the places.
-pub fn parse_document(_text: &str) -> Result<Parsed, Vec<Diagnostic>> {
-    Ok(Parsed::default())
-}
-
-/// Parses NoCloud's `network-config`, version 2, with or without the key `network` around it.
-///
-/// # Errors
-/// Everything that is wrong, in the order of the places.
-pub fn parse_network_config(_text: &str) -> Result<ParsedNetwork, Vec<Diagnostic>> {
-    Ok(ParsedNetwork { network: NetworkDocument::Simple(SimpleNetwork::default()), warnings: Vec::new() })
-}
-
-/// Parses NoCloud's `meta-data`, YAML or JSON. Unknown keys are ignored, as in NoCloud.
-///
-/// # Errors
-/// Everything that is wrong, in the order of the places.
-pub fn parse_meta_data(_text: &str) -> Result<MetaData, Vec<Diagnostic>> {
-    Ok(MetaData::default())
-}
-
-/// Reads the kernel parameters that configure the node; others are passed over. Warnings name the parameter.
-pub fn from_cmdline<'a>(_parameters: impl Iterator<Item = (&'a str, Option<&'a str>)>) -> (Document, Vec<String>) {
-    (Document::default(), Vec::new())
-}
-
-/// Merges the sources key by key: the command line over the document found, over the network configuration found
-/// beside it, over the image's default.
-pub fn resolve(
-    _default: Option<&Document>,
-    _found: Option<&Document>,
-    _network_config: Option<&NetworkDocument>,
-    _cmdline: &Document,
-) -> Resolved {
-    Resolved { config: NodeConfig::default(), warnings: Vec::new() }
-}
-
-/// Returns the text of KubeSolo's configuration file, `/etc/kubesolo/config.yaml`. Holds secrets: mode 0600.
-pub fn kubesolo_file(_kubesolo: &KubeSolo) -> String {
-    String::new()
-}
-
-/// Returns KubeSolo's command line arguments, without secrets: they are for the file.
-pub fn kubesolo_arguments(_kubesolo: &KubeSolo) -> Vec<String> {
-    Vec::new()
-}
-
-/// Returns KubeSolo's environment variables. Holds secrets.
-pub fn kubesolo_environment(_kubesolo: &KubeSolo) -> Vec<(String, String)> {
-    Vec::new()
 }
