@@ -73,6 +73,8 @@ fn applet(sys: &dyn Sys, name: &str, arguments: &[String]) -> i32 {
             init::status::show(sys, json, &mut stdout(), &mut stderr())
         }
         "import-images" => init::import_images(sys, &mut stdout()),
+        // The network process is not there yet at stage 45: the child brings an address up by itself.
+        "fetch-ec2" => config::fetch_ec2(sys, arguments, &|_, _| Ok(()), &mut stdout()),
         "network" => network::main(sys, &mut stdout()),
         "agent" => agent::main(sys, &mut stdout()),
         "health" => agent::health(sys, arguments, &mut stdout()),

@@ -6,6 +6,7 @@ use ksos_formats::layout;
 use ksos_formats::runtime::{self, RuntimeConfig};
 
 use crate::cmdline::Cmdline;
+use crate::config::ConfigurationStatus;
 use crate::console::{quoted, say};
 use crate::sys::Sys;
 
@@ -36,6 +37,8 @@ pub(super) struct Node<'a> {
     pub(super) lockdown: String,
     /// Directory of the services' logs.
     pub(super) logs: String,
+    /// What configuration is in force.
+    pub(super) configuration: ConfigurationStatus,
 }
 
 /// Where data is kept.
@@ -68,6 +71,7 @@ impl<'a> Node<'a> {
             secure_boot: "unknown",
             lockdown: "unknown".to_owned(),
             logs: "/var/log/ksos".to_owned(),
+            configuration: ConfigurationStatus::default(),
         })
     }
 
@@ -143,6 +147,7 @@ pub(super) mod tests {
             secure_boot: "on",
             lockdown: "integrity".to_owned(),
             logs: "/var/log/ksos".to_owned(),
+            configuration: ConfigurationStatus::default(),
         }
     }
 }

@@ -307,6 +307,7 @@ impl<'a> Runner<'a> {
             ready_ms: self.ready_ms,
             stages: self.node.stages.clone(),
             services: self.service_statuses(),
+            configuration: self.node.configuration.clone(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::io::Write;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::ConfigurationStatus;
 use crate::sys::{Sys, TEXT_LIMIT};
 
 use super::handover::StageReport;
@@ -47,6 +48,9 @@ pub struct Status {
     pub stages: Vec<StageReport>,
     /// The services.
     pub services: Vec<ServiceStatus>,
+    /// The configuration.
+    #[serde(default)]
+    pub configuration: ConfigurationStatus,
 }
 
 /// One service.
@@ -133,6 +137,7 @@ mod tests {
             ready_ms: Some(5320),
             stages: Vec::new(),
             services: vec![service("containerd", "ready", Some(77)), service("x", "done", None)],
+            configuration: ConfigurationStatus::default(),
         }
     }
 

@@ -11,7 +11,8 @@ use ksos_formats::boot::Verity;
 
 use super::files::Files;
 use super::{
-    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, Pid, Result, Signal, Space, Sys, Wake,
+    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, Pid, PlacedFile, Result, Signal, Space, Sys,
+    Wake,
 };
 
 /// A disk in memory. Clones share the bytes.
@@ -89,6 +90,7 @@ pub struct Double {
     /// Lines on terminals.
     pub terminal: RefCell<String>,
     next_pid: Cell<Pid>,
+    changes_left: Cell<Option<u32>>,
 }
 
 impl Double {
@@ -111,6 +113,7 @@ impl Double {
             inodes: Cell::new((1 << 19, 1 << 18)),
             terminal: RefCell::default(),
             next_pid: Cell::new(100),
+            changes_left: Cell::default(),
         }
     }
 
@@ -119,6 +122,19 @@ impl Double {
         let host = self.directory.path().join(path.trim_start_matches('/'));
         std::fs::create_dir_all(host.parent().expect("a parent")).expect("created");
         std::fs::write(host, text).expect("written");
+    }
+
+    /// Creates a symbolic link and its directories.
+    pub fn link(&self, target: &str, path: &str) {
+        let host = self.directory.path().join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(host.parent().expect("a parent")).expect("created");
+        std::os::unix::fs::symlink(target, host).expect("linked");
+    }
+
+    /// Permission bits of a file.
+    pub fn mode(&self, path: &str) -> u32 {
+        use std::os::unix::fs::PermissionsExt;
+        self.files.metadata(path).expect("there").permissions().mode() & 0o7777
     }
 
     /// Reads a file back.
@@ -134,6 +150,18 @@ impl Double {
     /// Makes calls that begin with `call` fail with a number of the kernel.
     pub fn fail_with(&self, call: &str, errno: i32) {
         self.errnos.borrow_mut().push((call.to_owned(), errno));
+    }
+
+    /// Cuts the power after `count` more changes of files: all later ones fail. `None` brings it back.
+    pub fn cut_after(&self, count: Option<u32>) {
+        self.changes_left.set(count);
+    }
+
+    /// Counts a change of a file.
+    fn change(&self, path: &str) -> Result<()> {
+        let Some(left) = self.changes_left.get() else { return Ok(()) };
+        self.changes_left.set(Some(left.saturating_sub(1)));
+        if left == 0 { Err(Error::stated("write", path, "the power is cut")) } else { Ok(()) }
     }
 
     /// Returns the recorded calls that begin with `prefix`.
@@ -161,15 +189,19 @@ impl Sys for Double {
         self.files.write(path, bytes)
     }
     fn replace(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+        self.change(path)?;
         self.files.replace(path, bytes, mode)
     }
     fn append(&self, path: &str, bytes: &[u8]) -> Result<u64> {
+        self.change(path)?;
         self.files.append(path, bytes)
     }
     fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.change(from)?;
         self.files.rename(from, to)
     }
     fn remove(&self, path: &str) -> Result<()> {
+        self.change(path)?;
         self.files.remove(path)
     }
     fn list(&self, path: &str) -> Result<Vec<String>> {
@@ -205,6 +237,15 @@ impl Sys for Double {
     }
     fn copy_hashed(&self, from: &str, to: &str) -> Result<Digest> {
         self.files.copy_hashed(from, to)
+    }
+    fn read_below(&self, tree: &str, path: &str, limit: u64) -> Result<Vec<u8>> {
+        self.files.read_below(tree, path, limit)
+    }
+    fn place(&self, file: &PlacedFile<'_>) -> Result<()> {
+        self.change(file.path)?;
+        self.record(format!("place {} {:o} {:?}", file.path, file.mode, file.owner))?;
+        // Tests need not be root.
+        self.files.place(&PlacedFile { owner: None, ..*file })
     }
     fn delete_initramfs(&self) -> Result<()> {
         self.record("delete initramfs".to_owned())

@@ -22,8 +22,8 @@ use rustix::time::ClockId;
 use super::files::{Files, delete_below};
 use super::wake::Sources;
 use super::{
-    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, Result, Signal, Space,
-    Streams, Sys, Wake, block, process,
+    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, PlacedFile, Result, Signal,
+    Space, Streams, Sys, Wake, block, process,
 };
 
 /// `MODULE_INIT_COMPRESSED_FILE` (`include/uapi/linux/module.h`).
@@ -144,6 +144,14 @@ impl Sys for Linux {
 
     fn copy_hashed(&self, from: &str, to: &str) -> Result<Digest> {
         self.files.copy_hashed(from, to)
+    }
+
+    fn read_below(&self, tree: &str, path: &str, limit: u64) -> Result<Vec<u8>> {
+        self.files.read_below(tree, path, limit)
+    }
+
+    fn place(&self, file: &PlacedFile<'_>) -> Result<()> {
+        self.files.place(file)
     }
 
     fn delete_initramfs(&self) -> Result<()> {

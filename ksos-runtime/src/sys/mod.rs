@@ -5,6 +5,7 @@
 //! Methods do one thing each and report failures as [`Error`]: the action, its object, and the kernel's reason.
 //! Reads have size limits. Nothing here retries or decides.
 
+mod below;
 mod block;
 #[cfg(test)]
 pub mod double;
@@ -235,6 +236,21 @@ pub struct LoopFile<'a> {
     pub direct: bool,
 }
 
+/// A file to place below a directory that may hold links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlacedFile<'a> {
+    /// Directory that the file stays below, absolute. Links on the way to this directory are followed.
+    pub tree: &'a str,
+    /// Absolute path below `tree`. Links on the way from `tree` are refused.
+    pub path: &'a str,
+    /// Content.
+    pub bytes: &'a [u8],
+    /// Permission bits.
+    pub mode: u32,
+    /// User and group; `None` leaves the caller's.
+    pub owner: Option<(u32, u32)>,
+}
+
 /// A block device or a disk image that is read and written by byte offset.
 pub trait Disk {
     /// Fills `buffer` from `offset`.
@@ -298,6 +314,10 @@ pub trait Sys {
     fn remove_tree(&self, path: &str) -> Result<()>;
     /// Copies a file while hashing it; returns the SHA-256 digest of what was read.
     fn copy_hashed(&self, from: &str, to: &str) -> Result<ksos_formats::Digest>;
+    /// Reads a regular file of at most `limit` bytes below `tree`, following no link.
+    fn read_below(&self, tree: &str, path: &str, limit: u64) -> Result<Vec<u8>>;
+    /// Places a file, and directories on the way to it, following no link; replaces as [`Sys::replace`] does.
+    fn place(&self, file: &PlacedFile<'_>) -> Result<()>;
     /// Removes everything on the file system that `/` is on, when that is an initramfs.
     fn delete_initramfs(&self) -> Result<()>;
 
