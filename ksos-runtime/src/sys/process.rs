@@ -22,12 +22,20 @@ const OUTPUT_LIMIT: usize = 64 << 10;
 /// Search path of everything that the runtime starts.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Files that services create are not writable for others.
+const UMASK: u32 = 0o022;
+/// Where a process says which AppArmor profile its next program is confined by (kernel
+/// `Documentation/admin-guide/LSM/index.rst`, "Process attributes"; apparmor `aa_change_onexec(2)`).
+const APPARMOR_EXEC: &std::ffi::CStr = c"/proc/self/attr/apparmor/exec";
+
 /// What a child does with itself before exec. Everything is prepared before fork.
 struct Child {
     cgroup: Option<File>,
     oom_score_adjust: Option<String>,
     limits: Limits,
     terminal: bool,
+    /// What is written to [`APPARMOR_EXEC`].
+    apparmor: Option<String>,
 }
 
 impl Child {
@@ -48,7 +56,13 @@ impl Child {
             // SAFETY: descriptor 0 is the terminal, and TIOCSCTTY takes an integer. Failure costs job control only.
             unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
         }
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
         unblock_signals();
+        if let Some(text) = &self.apparmor {
+            // The last thing: it confines what is executed next. A failure is the failure of the start.
+            let file = rustix::fs::open(APPARMOR_EXEC, rustix::fs::OFlags::WRONLY, 0.into())?;
+            rustix::io::write(&file, text.as_bytes())?;
+        }
         Ok(())
     }
 }
@@ -97,6 +111,7 @@ fn start(command: &Command, output: Option<OwnedFd>) -> io::Result<Pid> {
         oom_score_adjust: command.oom_score_adjust.map(|value| value.to_string()),
         limits: command.limits,
         terminal: matches!(command.streams, Streams::Terminal(_)),
+        apparmor: command.apparmor.as_ref().map(|profile| format!("exec {profile}")),
     };
     // SAFETY: `prepare` makes system calls on values that were prepared before fork; it neither allocates nor locks.
     unsafe { process.pre_exec(move || child.prepare()) };
