@@ -30,6 +30,7 @@ const USAGE: &str = "usage: ksos-runtime APPLET [ARGUMENT...]
   health [--json]          whether the node does its work; exits with 0 healthy, 1 degraded, 2 unhealthy
   metrics [--listen ADDRESS:PORT]
   modprobe [-q] [-a] [-n] [-r] [--] NAME|ALIAS...
+  factory-reset [--keep configuration,logs] [--all] [--yes] [--no-reboot]
   reboot | poweroff | halt [-f]
   import-images            import the container images that the image carries
 ";
@@ -72,6 +73,7 @@ fn applet(sys: &dyn Sys, name: &str, arguments: &[String]) -> i32 {
             let json = arguments.iter().any(|argument| argument == "--json");
             init::status::show(sys, json, &mut stdout(), &mut stderr())
         }
+        "factory-reset" => init::factory_reset(sys, arguments, &mut stdout(), &mut stderr()),
         "import-images" => init::import_images(sys, &mut stdout()),
         // The network process is not there yet at stage 45: the child brings an address up by itself.
         "fetch-ec2" => config::fetch_ec2(sys, arguments, &|_, _| Ok(()), &mut stdout()),
