@@ -9,6 +9,7 @@
 
 pub mod budget;
 pub mod cmdline;
+mod configuration;
 pub mod elf;
 mod elf_reader;
 pub mod facts;
@@ -56,8 +57,10 @@ pub enum Rule {
     Script,
     /// Symbolic links lead to something, now or at run time.
     SymbolicLink,
-    /// Executables of services are there.
+    /// Executables and profiles of services are there.
     Service,
+    /// What the node reads at boot is valid.
+    Configuration,
     /// Contents fit where they go, with room to spare.
     Budget,
     /// The kernel command line makes sense.
@@ -219,6 +222,8 @@ pub fn prove(input: &Input<'_>, cache: &dyn FactCache) -> Result<Vec<Finding>, P
     }
     findings.extend(files::absence(input.root, input.absent)?);
     findings.extend(services::services(input.root, input.services, input.runtime_paths));
+    findings.extend(configuration::profiles(input.root, input.services)?);
+    findings.extend(configuration::configuration(input.root)?);
     findings.extend(budget::budgets(&input.budgets));
     findings.extend(cmdline::cmdline(input.arch, input.cmdline));
     let exempt = input
