@@ -7,7 +7,7 @@ use ksos_formats::runtime::{self, RuntimeConfig};
 
 use crate::cmdline::Cmdline;
 use crate::console::{quoted, say};
-use crate::sys::Sys;
+use crate::sys::{Pid, Sys};
 
 use super::handover::{Handover, StageReport, read_document};
 use super::journal::Journal;
@@ -41,6 +41,8 @@ pub(super) struct Node<'a> {
     pub(super) logs: String,
     /// The boot log.
     pub(super) journal: Journal,
+    /// The process that loads drivers.
+    pub(super) drivers: Option<Pid>,
     /// The watchdog, as far as it is wanted and there.
     pub(super) watchdog: Keeper,
 }
@@ -77,6 +79,7 @@ impl<'a> Node<'a> {
             lockdown: "unknown".to_owned(),
             logs: "/var/log/ksos".to_owned(),
             journal,
+            drivers: None,
             watchdog: Keeper::default(),
         })
     }
@@ -174,6 +177,7 @@ pub(super) mod tests {
             lockdown: "integrity".to_owned(),
             logs: "/var/log/ksos".to_owned(),
             journal: Journal::default(),
+            drivers: None,
             watchdog: Keeper::default(),
         }
     }
