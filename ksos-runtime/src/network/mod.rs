@@ -1,5 +1,9 @@
 //! The process that sets interfaces, addresses, names and the clock.
 
+pub mod dhcp;
+pub mod random;
+pub mod status;
+
 use std::io::Write;
 
 use crate::sys::Sys;
