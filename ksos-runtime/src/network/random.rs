@@ -11,7 +11,7 @@ impl Random {
     }
 
     /// Returns the next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -21,7 +21,7 @@ impl Random {
     /// Returns `value` made longer or shorter by up to a `part`th of it.
     pub fn spread(&mut self, value: u64, part: u64) -> u64 {
         let width = value / part.max(1);
-        value - width + self.next() % (2 * width + 1)
+        value - width + self.number() % (2 * width + 1)
     }
 }
 

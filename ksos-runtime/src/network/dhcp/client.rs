@@ -222,7 +222,7 @@ impl Client {
 
     /// Begins an exchange: a new transaction, and the time that `secs` counts from.
     fn begin(&mut self, now_ms: u64) {
-        self.xid = self.random.next() as u32;
+        self.xid = self.random.number() as u32;
         self.began_ms = now_ms;
     }
 
@@ -392,7 +392,7 @@ impl Client {
         actions.push(Action::Configure(Box::new(lease.clone())));
         let after = |seconds: u32| now_ms.saturating_add(u64::from(seconds) * 1000);
         // Early rather than late, so that a rack of nodes does not ask in the same moment.
-        let early = self.random.next() % (u64::from(lease.renew_s) * 1000 / 16 + 1);
+        let early = self.random.number() % (u64::from(lease.renew_s) * 1000 / 16 + 1);
         let renew_ms = lease.seconds.map(|_| after(lease.renew_s).saturating_sub(early));
         self.remembered = Some(lease.address);
         self.held = Some(Held {

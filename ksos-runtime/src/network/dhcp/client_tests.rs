@@ -27,8 +27,10 @@ fn sent(actions: &[Action]) -> (&Message, bool) {
 }
 
 fn notes(actions: &[Action]) -> Vec<&str> {
-    let note = |action| if let &Action::Note(ref text) = action { Some(text.as_str()) } else { None };
-    actions.iter().filter_map(note).collect()
+    actions
+        .iter()
+        .filter_map(|action| if let Action::Note(text) = action { Some(text.as_str()) } else { None })
+        .collect()
 }
 
 fn configured(actions: &[Action]) -> Option<&Lease> {
@@ -328,13 +330,13 @@ fn no_sequence_of_events_makes_it_panic_or_forget_its_timer() {
     for _ in 0..300 {
         let (mut client, mut now) = (client(), 0);
         for _ in 0..200 {
-            let xid = client.xid.wrapping_add(u32::from(random.next() % 8 == 0));
-            let kind = [Kind::Offer, Kind::Ack, Kind::Nak, Kind::Discover][(random.next() % 4) as usize];
-            let lease = (random.next() as u32 % 5000).to_be_bytes();
+            let xid = client.xid.wrapping_add(u32::from(random.number().is_multiple_of(8)));
+            let kind = [Kind::Offer, Kind::Ack, Kind::Nak, Kind::Discover][(random.number() % 4) as usize];
+            let lease = (random.number() as u32 % 5000).to_be_bytes();
             let mut message = answer(kind, xid, &[(option::LEASE_TIME, &lease)]);
-            message.yiaddr = Ipv4Addr::new(10, 0, 0, (random.next() % 3) as u8);
-            let actions = match random.next() % 8 {
-                0 => client.step(now, Event::Carrier(random.next() % 4 != 0)),
+            message.yiaddr = Ipv4Addr::new(10, 0, 0, (random.number() % 3) as u8);
+            let actions = match random.number() % 8 {
+                0 => client.step(now, Event::Carrier(!random.number().is_multiple_of(4))),
                 1..=4 => client.step(now, Event::Received(&message)),
                 _ => {
                     now = client.due().unwrap_or(now).max(now);
@@ -345,7 +347,7 @@ fn no_sequence_of_events_makes_it_panic_or_forget_its_timer() {
             if client.state != State::Stopped && client.lease().is_none() {
                 assert!(client.due().is_some(), "{:?} would wait for ever", client.state);
             }
-            now += random.next() % 3000;
+            now += random.number() % 3000;
         }
     }
 }
