@@ -87,17 +87,24 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Check manifests without downloading anything.
+    /// Check manifests without downloading anything, or configurations of nodes.
     Check {
         /// Manifests.
         #[command(flatten)]
         selection: Selection,
+        /// Check configurations of nodes instead: cloud-init.yaml, user-data, network-config, meta-data.
+        #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "manifests")]
+        config: Vec<PathBuf>,
         /// List problems as JSON.
         #[arg(long)]
         json: bool,
     },
     /// Print the JSON Schema of manifests.
-    Schema,
+    Schema {
+        /// Print the one of nodes' configurations instead.
+        #[arg(long)]
+        config: bool,
+    },
     /// Print what a build would do.
     Plan {
         /// Manifests.

@@ -46,11 +46,14 @@ fn variable(name: &str) -> Option<String> {
 fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
     let Cli { command, global } = cli;
     match command {
-        Command::Schema => {
-            render::out(&manifest::schema_text());
+        Command::Schema { config } => {
+            render::out(&if config { ops::config::schema_text() } else { manifest::schema_text() });
             Ok(ExitCode::SUCCESS)
         }
-        Command::Check { selection, json } => {
+        Command::Check { config, json, .. } if !config.is_empty() => {
+            Ok(terminal.checked_configs(&ops::config::check(&config), json))
+        }
+        Command::Check { selection, json, .. } => {
             let targets = targets(&selection)?;
             let results = ops::check::check(&targets);
             Ok(terminal.checked(&results, json))

@@ -99,7 +99,7 @@ pub(super) const LISTEN: Form = form(
     is_listen,
 );
 /// An absolute path.
-pub(super) const PATH: Form = form("an absolute path without . and .. in it", Some("^/[^\u{0}]*$"), is_path);
+pub(super) const PATH: Form = form("an absolute path without empty names, . and .. in it", Some("^/[^\u{0}]*$"), is_path);
 /// A socket: an absolute path or a `unix://` address.
 pub(super) const ENDPOINT: Form =
     form("an absolute path, or unix:// and one", Some("^(unix://)?/[^\u{0}]*$"), |text| {
@@ -217,7 +217,8 @@ fn is_listen(text: &str) -> bool {
 
 fn is_path(text: &str) -> bool {
     let absolute = text.len() > 1 && text.len() <= 4096 && text.starts_with('/');
-    absolute && !text.chars().any(char::is_control) && !text.split('/').any(|part| part == "." || part == "..")
+    let names = || text[1..].split('/');
+    absolute && !text.chars().any(char::is_control) && !names().any(|name| matches!(name, "" | "." | ".."))
 }
 
 fn is_cpuset(text: &str) -> bool {
@@ -274,13 +275,32 @@ fn is_certificates(text: &str) -> bool {
     while let Some((_, after)) = rest.split_once(PEM_BEGIN) {
         let Some((body, after)) = after.split_once(PEM_END) else { return false };
         let body: String = body.split_ascii_whitespace().collect();
-        // A certificate is a DER sequence.
-        if STANDARD.decode(body).ok().is_none_or(|der| der.first() != Some(&0x30)) {
+        if !STANDARD.decode(body).is_ok_and(|der| is_certificate(&der)) {
             return false;
         }
         (rest, count) = (after, count + 1);
     }
     count > 0
+}
+
+/// Tells whether bytes are built as a certificate is: a sequence that begins with a sequence (RFC 5280, section 4.1). What
+/// is inside is not judged.
+fn is_certificate(der: &[u8]) -> bool {
+    sequence(der).filter(|(_, rest)| rest.is_empty()).is_some_and(|(inner, _)| sequence(inner).is_some())
+}
+
+/// Splits a DER sequence off: its content, and what is behind it (X.690, sections 8.1.2 and 10.1).
+fn sequence(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (&[0x30, first], rest) = bytes.split_first_chunk::<2>()? else { return None };
+    if first < 0x80 {
+        return rest.split_at_checked(usize::from(first));
+    }
+    let (length, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+    if !(1..=4).contains(&length.len()) {
+        return None;
+    }
+    let length = length.iter().fold(0, |value: usize, byte| (value << 8) | usize::from(*byte));
+    rest.split_at_checked(length)
 }
 
 /// Reads user and group, numeric or `root`.

@@ -44,12 +44,12 @@ kubeconfig: {{enabled: true, listen: ':8443', duration: 1h, fetches: 3, token: 0
 
 #[test]
 fn both_spellings_of_ca_certs_are_taken_and_together_they_are_an_error() {
-    let pem = "-----BEGIN CERTIFICATE-----\n      MIIBszCCAVmgAwIBAgIU\n      -----END CERTIFICATE-----";
+    let pem = "-----BEGIN CERTIFICATE-----\n      MAYwBAcHBwc=\n      -----END CERTIFICATE-----";
     for (section, defaults) in [("ca_certs", "remove_defaults"), ("ca-certs", "remove-defaults")] {
         let text = format!("{section}:\n  {defaults}: true\n  trusted:\n    - |\n      {pem}\n");
         let certificates = good(&text).ca_certs;
         assert_eq!(certificates.remove_defaults, Some(true));
-        assert!(certificates.trusted.unwrap()[0].starts_with("-----BEGIN CERTIFICATE-----\nMIIB"));
+        assert!(certificates.trusted.unwrap()[0].starts_with("-----BEGIN CERTIFICATE-----\nMAYw"));
     }
     let both = errors("ca_certs: {remove_defaults: true}\nca-certs: {remove-defaults: true}\n");
     assert_eq!(both, ["line 2, column 1: ca-certs is another spelling of what line 1 states"]);
@@ -198,6 +198,8 @@ fn write_files_are_checked() {
         ("{path: etc/motd}", "an absolute path"),
         ("{path: /etc/../shadow}", "an absolute path"),
         ("{path: /}", "an absolute path"),
+        ("{path: /run//a}", "an absolute path"),
+        ("{path: /run/a/}", "an absolute path"),
         ("{path: /a, encoding: gz+b64, content: H4sI}", "compressed content is not supported"),
         ("{path: /a, encoding: b64, content: '!!!'}", "is not base64"),
         ("{path: /a, encoding: utf-16}", "expected one of text/plain"),
@@ -240,6 +242,8 @@ fn certificates_are_checked() {
         "/etc/ssl/ca.pem",
         "-----BEGIN CERTIFICATE-----\\nMIIB",
         "-----BEGIN CERTIFICATE-----\\nSGVs\\n-----END CERTIFICATE-----",
+        // Cut off in the middle.
+        "-----BEGIN CERTIFICATE-----\\nMAYwBAcH\\n-----END CERTIFICATE-----",
     ] {
         assert!(errors(&format!("ca_certs: {{trusted: [\"{text}\"]}}\n"))[0].contains("certificates in PEM"), "{text}");
     }
