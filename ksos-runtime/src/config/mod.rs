@@ -99,7 +99,7 @@ pub fn set_up(context: &Context<'_>) -> ConfigurationStatus {
     let mut secrets = Secrets::of_cmdline(context.cmdline);
     let mut notes = Notes::default();
     let (cmdline, ignored) = from_cmdline(context.cmdline.parameters());
-    notes.errors.extend(ignored);
+    notes.warnings.extend(ignored);
     let selection = Selection::of(context.cmdline).unwrap_or_else(|error| {
         notes.errors.push(error);
         Selection::default()
