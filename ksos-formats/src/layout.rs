@@ -38,6 +38,10 @@ pub const PARAM_ESP: &str = "ksos.esp";
 pub const PARAM_ROOT: &str = "ksos.root";
 /// Kernel parameter that says what the runtime does when it cannot go on: `wait` or `reboot`.
 pub const PARAM_EMERGENCY: &str = "ksos.emergency";
+/// Kernel parameter about the hardware watchdog: `off`, or its timeout in seconds.
+pub const PARAM_WATCHDOG: &str = "ksos.watchdog";
+/// Kernel parameter that resets the node in this boot: `data` or `all`.
+pub const PARAM_FACTORY_RESET: &str = "ksos.factory-reset";
 
 /// The effective [`crate::config::NodeConfig`] of the running node as JSON, mode 0600. Written at stage 45.
 pub const NODE_CONFIG: &str = "/run/ksos/config.json";

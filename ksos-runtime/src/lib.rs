@@ -28,6 +28,7 @@ use sys::{Down, Signal, Sys};
 const USAGE: &str = "usage: ksos-runtime APPLET [ARGUMENT...]
   status [--json]          what the node says about itself
   modprobe [-q] [-a] [-n] [-r] [--] NAME|ALIAS...
+  factory-reset [--keep configuration,logs] [--all] [--yes] [--no-reboot]
   reboot | poweroff | halt [-f]
   import-images            import the container images that the image carries
 ";
@@ -66,6 +67,7 @@ fn applet(sys: &dyn Sys, name: &str, arguments: &[String]) -> i32 {
             let json = arguments.iter().any(|argument| argument == "--json");
             init::status::show(sys, json, &mut stdout(), &mut stderr())
         }
+        "factory-reset" => init::factory_reset(sys, arguments, &mut stdout(), &mut stderr()),
         "import-images" => init::import_images(sys, &mut stdout()),
         // The network process is not there yet at stage 45: the child brings an address up by itself.
         "fetch-ec2" => config::fetch_ec2(sys, arguments, &|_, _| Ok(()), &mut stdout()),

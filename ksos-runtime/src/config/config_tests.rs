@@ -37,9 +37,11 @@ impl Bench {
     /// Boots: memory is empty, the data partition is as it was.
     fn boot(&mut self) -> ConfigurationStatus {
         self.boot += 1;
+        let cut = self.sys.cut.take();
         for name in ["config.json", "hosts", "hostname", "ca-certificates.crt", "ssh"] {
             self.sys.remove_tree(&format!("/run/ksos/{name}")).expect("removed");
         }
+        self.sys.cut.set(cut);
         self.sys.calls.borrow_mut().clear();
         set_up(&self.context())
     }
@@ -331,9 +333,9 @@ fn a_power_cut_leaves_the_old_or_the_new_and_the_next_boot_completes_it() {
             bench.seed(Some(&[("user-data", &document("old"))]));
             fine(&bench.boot());
             bench.seed(Some(&[("user-data", &document("new"))]));
-            bench.sys.cut_after(Some(writes));
+            bench.sys.cut.set(Some(writes));
             let _ = bench.boot();
-            bench.sys.cut_after(None);
+            bench.sys.cut.set(None);
             if !source_stays {
                 bench.seed(None);
             }

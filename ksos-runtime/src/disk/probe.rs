@@ -24,8 +24,21 @@ pub enum Content {
     Blank,
     /// ext2, ext3 or ext4.
     Ext4(Ext4),
-    /// Something else, named as far as known.
+    /// Something else that is known by its signature.
     Foreign(String),
+    /// Something without a signature that is known.
+    Unknown,
+}
+
+/// Where the first backup superblock of an ext4 file system with blocks of 4096 bytes is (`sparse_super`: in block
+/// group 1, which begins at block 32768; kernel `Documentation/filesystems/ext4/super.rst`), in bytes.
+pub const BACKUP_SUPERBLOCK: u64 = 32_768 * 4096;
+/// Size of a superblock in bytes.
+pub const SUPERBLOCK_SIZE: usize = 1024;
+
+/// Returns whether `block` is a superblock of block group 1 with blocks of 4096 bytes.
+pub fn is_backup_superblock(block: &[u8]) -> bool {
+    little::<2>(block, 56) == 0xef53 && little::<4>(block, 24) == 2 && little::<2>(block, 90) == 1
 }
 
 /// Tells what a partition holds from its first [`PROBE_SIZE`] bytes (fewer if it is smaller).
@@ -56,7 +69,7 @@ pub fn identify(head: &[u8]) -> Content {
     match found {
         Some((_, _, name)) => Content::Foreign((*name).to_owned()),
         None if head.iter().all(|byte| *byte == 0) => Content::Blank,
-        None => Content::Foreign("unknown data".to_owned()),
+        None => Content::Unknown,
     }
 }
 
@@ -111,7 +124,7 @@ mod tests {
         assert_eq!(identify(&head), expected((1 << 32) + 7));
         for impossible in [7, 40, 60, u64::from(u32::MAX)] {
             put_little::<4>(&mut head, 1024 + 24, impossible);
-            assert_eq!(identify(&head), Content::Foreign("unknown data".to_owned()), "block size {impossible}");
+            assert_eq!(identify(&head), Content::Unknown, "block size {impossible}");
         }
     }
 
@@ -121,7 +134,7 @@ mod tests {
         assert_eq!(identify(&[]), Content::Blank);
         let mut head = vec![0; PROBE_SIZE];
         head[PROBE_SIZE - 1] = 1;
-        assert_eq!(identify(&head), Content::Foreign("unknown data".to_owned()));
+        assert_eq!(identify(&head), Content::Unknown);
     }
 
     #[test]

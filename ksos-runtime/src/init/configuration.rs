@@ -15,11 +15,12 @@ pub(super) fn set_up(node: &mut Node<'_>) -> Result<String, Error> {
     let status = config::set_up(&context);
     let errors = status.errors.iter().map(|line| format!("configuration: error: {line}"));
     let warnings = status.warnings.iter().map(|line| format!("configuration: warning: {line}"));
-    let lines: Vec<String> = errors.chain(warnings).collect();
-    lines.iter().take(CONSOLE_LINES).for_each(|line| crate::console::say(node.sys, line));
-    if let Some(more) = lines.len().checked_sub(CONSOLE_LINES + 1) {
-        crate::console::say(node.sys, &format!("configuration: {} more lines in the status", more + 1));
+    let mut lines: Vec<String> = errors.chain(warnings).collect();
+    if let Some(more) = lines.len().checked_sub(CONSOLE_LINES).filter(|more| *more > 0) {
+        lines.truncate(CONSOLE_LINES);
+        lines.push(format!("configuration: {more} more lines in the status"));
     }
+    lines.iter().for_each(|line| node.say(line));
     let summary = summary(&status, node.boot);
     let result = match status.errors.first() {
         None => Ok(summary),

@@ -12,6 +12,15 @@ pub(super) const ROTATE_AT: u64 = 1 << 20;
 /// Longest line that is kept together for the console, in bytes.
 const LINE_LIMIT: usize = 4096;
 
+/// What changed about writing logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// They cannot be written any more, for this reason.
+    Fails(String),
+    /// They can be written again.
+    Works,
+}
+
 /// The logs of all services.
 #[derive(Debug)]
 pub(super) struct Logs {
@@ -28,8 +37,9 @@ impl Logs {
         Logs { directory: directory.to_owned(), partial: BTreeMap::new(), failing: false }
     }
 
-    /// Takes output of a service. Returns the failure to write it, if it is the first since a success.
-    pub(super) fn take(&mut self, sys: &dyn Sys, name: &str, target: LogTarget, bytes: &[u8]) -> Option<String> {
+    /// Takes output of a service. Returns what changed about writing it: the first failure since a success, or the first
+    /// success since a failure.
+    pub(super) fn take(&mut self, sys: &dyn Sys, name: &str, target: LogTarget, bytes: &[u8]) -> Option<Change> {
         if target == LogTarget::Console {
             self.show(sys, name, bytes);
         }
@@ -39,7 +49,11 @@ impl Logs {
             _ => Ok(()),
         });
         let failed_before = std::mem::replace(&mut self.failing, written.is_err());
-        written.err().filter(|_| !failed_before).map(|error| error.to_string())
+        match (written, failed_before) {
+            (Err(error), false) => Some(Change::Fails(error.to_string())),
+            (Ok(()), true) => Some(Change::Works),
+            _ => None,
+        }
     }
 
     fn show(&mut self, sys: &dyn Sys, name: &str, bytes: &[u8]) {
@@ -85,7 +99,10 @@ mod tests {
         assert_eq!(sys.file_size("/log/svc.log").expect("there"), ROTATE_AT / 2);
         assert_eq!(sys.file_size("/log/svc.log.1").expect("there"), ROTATE_AT);
         let mut logs = Logs::new("/nowhere");
-        assert!(logs.take(&sys, "svc", LogTarget::File, b"x").is_some());
+        assert!(matches!(logs.take(&sys, "svc", LogTarget::File, b"x"), Some(Change::Fails(_))));
+        assert_eq!(logs.take(&sys, "svc", LogTarget::File, b"x"), None);
+        sys.put("/nowhere/x", "");
+        assert_eq!(logs.take(&sys, "svc", LogTarget::File, b"x"), Some(Change::Works));
         assert_eq!(logs.take(&sys, "svc", LogTarget::File, b"x"), None);
     }
 }

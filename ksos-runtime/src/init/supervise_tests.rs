@@ -249,3 +249,25 @@ fn events_of_unknown_services_and_late_events_are_ignored() {
         assert_eq!(step(&mut m, 0, event), []);
     }
 }
+
+#[test]
+fn an_internal_service_that_keeps_failing_is_told_and_no_longer_waited_for() {
+    let network = config(|c| {
+        c.required = false;
+        c.ready = ReadyProbe::Socket("/run/s".to_owned());
+    });
+    let app = config(|c| c.after = vec![text("network")]);
+    let mut machine = machine(&[("app", app), ("network", network)]);
+    machine.own("network");
+    assert_eq!(step(&mut machine, 0, Event::Begin), [spawn("network", Role::Main)]);
+    for attempt in 1..=DEGRADED_AFTER {
+        step(&mut machine, 0, Event::Started(text("network"), Role::Main));
+        let actions = step(&mut machine, 0, Event::Exited(text("network"), Role::Main, Exit::Code(1)));
+        let told = actions.iter().any(|action| matches!(action, Action::Degraded(..)));
+        assert_eq!((told, actions.contains(&spawn("app", Role::Main))), (attempt == 5, attempt == 5));
+        step(&mut machine, 0, Event::Timer(text("network"), Timer::Restart));
+    }
+    step(&mut machine, 0, Event::Started(text("network"), Role::Main));
+    let actions = step(&mut machine, 0, Event::Probed(text("network"), true));
+    assert!(actions.contains(&Action::Recovered(text("network"))), "{actions:?}");
+}

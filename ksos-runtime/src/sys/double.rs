@@ -11,7 +11,8 @@ use ksos_formats::boot::Verity;
 
 use super::files::Files;
 use super::{
-    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, Pid, PlacedFile, Result, Signal, Sys, Wake,
+    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, PlacedFile, Result, Signal,
+    Space, Sys, Wake, Watchdog,
 };
 
 /// A disk in memory. Clones share the bytes.
@@ -21,12 +22,13 @@ pub struct MemoryDisk {
     pub bytes: Rc<RefCell<Vec<u8>>>,
     /// Logical sector size in bytes.
     pub sector: u64,
+    cut: Rc<Cell<Option<u32>>>,
 }
 
 impl MemoryDisk {
     /// Returns a disk with these bytes and 512-byte sectors.
     pub fn new(bytes: Vec<u8>) -> Self {
-        MemoryDisk { bytes: Rc::new(RefCell::new(bytes)), sector: 512 }
+        MemoryDisk { bytes: Rc::new(RefCell::new(bytes)), sector: 512, cut: Rc::default() }
     }
 }
 
@@ -41,6 +43,7 @@ impl Disk for MemoryDisk {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        use_power(&self.cut, "memory disk")?;
         let mut bytes = self.bytes.borrow_mut();
         let target = bytes.get_mut(offset as usize..offset as usize + data.len());
         target.ok_or_else(|| Error::stated("write", "memory disk", "past the end"))?.copy_from_slice(data);
@@ -57,6 +60,44 @@ impl Disk for MemoryDisk {
 
     fn sector_size(&self) -> u64 {
         self.sector
+    }
+}
+
+/// Counts one change; fails when the power is cut.
+fn use_power(cut: &Cell<Option<u32>>, path: &str) -> Result<()> {
+    match cut.get() {
+        None => return Ok(()),
+        Some(0) => return Err(Error::stated("write", path, "the power is cut")),
+        Some(left) => cut.set(Some(left - 1)),
+    }
+    Ok(())
+}
+
+/// A watchdog that notes when it is fed.
+#[derive(Debug)]
+struct DoubleWatchdog {
+    timeout_s: u32,
+    feeds: Rc<RefCell<Vec<String>>>,
+    now: Rc<Cell<u64>>,
+}
+
+impl Watchdog for DoubleWatchdog {
+    fn identity(&self) -> &str {
+        "double"
+    }
+
+    fn timeout_s(&self) -> u32 {
+        self.timeout_s
+    }
+
+    fn feed(&self) -> Result<()> {
+        self.feeds.borrow_mut().push(self.now.get().to_string());
+        Ok(())
+    }
+
+    fn disarm(&self) -> Result<()> {
+        self.feeds.borrow_mut().push("V".to_owned());
+        Ok(())
     }
 }
 
@@ -81,11 +122,20 @@ pub struct Double {
     /// Block devices.
     pub disks: RefCell<BTreeMap<String, MemoryDisk>>,
     /// Milliseconds since boot.
-    pub now: Cell<u64>,
+    pub now: Rc<Cell<u64>>,
+    /// Writes below `/data` fail for want of room as long as this file exists.
+    pub full_while: RefCell<Option<String>>,
+    /// How many more changes to files and disks succeed; after that, the power is cut.
+    pub cut: Rc<Cell<Option<u32>>>,
+    /// Room on every file system.
+    pub room: Cell<Space>,
+    /// The longest timeout in seconds that a watchdog can do.
+    pub watchdog_limit: Cell<Option<u32>>,
+    /// When the watchdog was fed, and `V` when it was disarmed.
+    pub feeds: Rc<RefCell<Vec<String>>>,
     /// Lines on terminals.
     pub terminal: RefCell<String>,
     next_pid: Cell<Pid>,
-    changes_left: Cell<Option<u32>>,
 }
 
 impl Double {
@@ -103,10 +153,14 @@ impl Double {
             exits: RefCell::default(),
             obedient: Cell::new(true),
             disks: RefCell::default(),
-            now: Cell::new(1000),
+            now: Rc::new(Cell::new(1000)),
+            full_while: RefCell::default(),
+            cut: Rc::default(),
+            room: Cell::new(Space { total: 8 << 30, available: 4 << 30, free: 5 << 30 }),
+            watchdog_limit: Cell::default(),
+            feeds: Rc::default(),
             terminal: RefCell::default(),
             next_pid: Cell::new(100),
-            changes_left: Cell::default(),
         }
     }
 
@@ -145,21 +199,39 @@ impl Double {
         self.errnos.borrow_mut().push((call.to_owned(), errno));
     }
 
-    /// Cuts the power after `count` more changes of files: all later ones fail. `None` brings it back.
-    pub fn cut_after(&self, count: Option<u32>) {
-        self.changes_left.set(count);
-    }
-
-    /// Counts a change of a file.
-    fn change(&self, path: &str) -> Result<()> {
-        let Some(left) = self.changes_left.get() else { return Ok(()) };
-        self.changes_left.set(Some(left.saturating_sub(1)));
-        if left == 0 { Err(Error::stated("write", path, "the power is cut")) } else { Ok(()) }
-    }
-
     /// Returns the recorded calls that begin with `prefix`.
     pub fn calls_of(&self, prefix: &str) -> Vec<String> {
         self.calls.borrow().iter().filter(|call| call.starts_with(prefix)).cloned().collect()
+    }
+
+    /// Fails for want of power or room.
+    fn change(&self, path: &str) -> Result<()> {
+        use_power(&self.cut, path)?;
+        let full = self.full_while.borrow().as_ref().is_some_and(|reserve| self.files.kind(reserve).is_some());
+        if full && path.starts_with("/data/") {
+            return Err(Error::new("write", path, std::io::Error::from_raw_os_error(libc::ENOSPC)));
+        }
+        Ok(())
+    }
+
+    /// mke2fs leaves the beginning of an ext4 file system, and none of the files below `/data`.
+    fn formats(&self, arguments: &[&str]) {
+        let (Some(program), Some(path)) = (arguments.first(), arguments.last()) else { return };
+        let disks = self.disks.borrow();
+        let fails = self.runs.borrow().get(*program).and_then(VecDeque::front).is_some_and(|(exit, _)| !exit.success());
+        if program.ends_with("/mke2fs")
+            && !fails
+            && let Some(disk) = disks.get(*path)
+        {
+            let mut bytes = disk.bytes.borrow_mut();
+            bytes.fill(0);
+            bytes[1024 + 56..1024 + 58].copy_from_slice(&[0x53, 0xef]);
+            bytes[1024 + 24] = 2;
+            let blocks = (bytes.len() / 4096) as u32;
+            bytes[1024 + 4..1024 + 8].copy_from_slice(&blocks.to_le_bytes());
+            let _ = std::fs::remove_dir_all(self.files.host("/data"));
+            std::fs::create_dir_all(self.files.host("/data")).expect("created");
+        }
     }
 
     fn record(&self, call: String) -> Result<()> {
@@ -190,11 +262,11 @@ impl Sys for Double {
         self.files.append(path, bytes)
     }
     fn rename(&self, from: &str, to: &str) -> Result<()> {
-        self.change(from)?;
+        use_power(&self.cut, from)?;
         self.files.rename(from, to)
     }
     fn remove(&self, path: &str) -> Result<()> {
-        self.change(path)?;
+        use_power(&self.cut, path)?;
         self.files.remove(path)
     }
     fn list(&self, path: &str) -> Result<Vec<String>> {
@@ -223,9 +295,11 @@ impl Sys for Double {
         Ok(0)
     }
     fn copy_tree(&self, from: &str, to: &str) -> Result<()> {
+        use_power(&self.cut, from)?;
         self.files.copy_tree(from, to)
     }
     fn remove_tree(&self, path: &str) -> Result<()> {
+        use_power(&self.cut, path)?;
         self.files.remove_tree(path)
     }
     fn copy_hashed(&self, from: &str, to: &str) -> Result<Digest> {
@@ -262,6 +336,16 @@ impl Sys for Double {
     fn remount_read_only(&self, path: &str) -> Result<()> {
         self.record(format!("remount-ro {path}"))
     }
+    fn set_mount_flags(&self, path: &str, flags: MountFlags) -> Result<()> {
+        let MountFlags { read_only, no_suid, no_dev, no_exec, no_atime } = flags;
+        let names =
+            [(read_only, "ro"), (no_suid, "nosuid"), (no_dev, "nodev"), (no_exec, "noexec"), (no_atime, "noatime")];
+        let set: Vec<&str> = names.into_iter().filter(|(set, _)| *set).map(|(_, name)| name).collect();
+        self.record(format!("mount-flags {path} {}", set.join(",")))
+    }
+    fn space(&self, _path: &str) -> Result<Space> {
+        Ok(self.room.get())
+    }
     fn switch_root(&self, path: &str) -> Result<()> {
         self.record(format!("switch_root {path}"))
     }
@@ -271,7 +355,7 @@ impl Sys for Double {
     fn open_disk(&self, path: &str, _writable: bool) -> Result<Box<dyn Disk>> {
         let disks = self.disks.borrow();
         let disk = disks.get(path).ok_or_else(|| Error::new("open", path, std::io::Error::from_raw_os_error(2)))?;
-        Ok(Box::new(disk.clone()))
+        Ok(Box::new(MemoryDisk { cut: Rc::clone(&self.cut), ..disk.clone() }))
     }
     fn add_partition(&self, disk: &str, number: u32, start: u64, length: u64) -> Result<()> {
         self.record(format!("add-partition {disk} {number} {start} {length}"))
@@ -319,6 +403,11 @@ impl Sys for Double {
     fn disable_ctrl_alt_del(&self) -> Result<()> {
         self.record("cad off".to_owned())
     }
+    fn open_watchdog(&self, path: &str, seconds: u32) -> Result<Box<dyn Watchdog>> {
+        self.record(format!("watchdog {path} {seconds}"))?;
+        let timeout_s = self.watchdog_limit.get().map_or(seconds, |limit| limit.min(seconds));
+        Ok(Box::new(DoubleWatchdog { timeout_s, feeds: Rc::clone(&self.feeds), now: Rc::clone(&self.now) }))
+    }
     fn set_console_level(&self, level: u8) -> Result<()> {
         self.record(format!("console level {level}"))
     }
@@ -332,7 +421,9 @@ impl Sys for Double {
         Ok(self.next_pid.get())
     }
     fn run(&self, arguments: &[&str]) -> Result<(Exit, String)> {
+        use_power(&self.cut, "run")?;
         self.record(format!("run {}", arguments.join(" ")))?;
+        self.formats(arguments);
         let mut runs = self.runs.borrow_mut();
         let result = arguments.first().and_then(|name| runs.get_mut(*name)).and_then(VecDeque::pop_front);
         Ok(result.unwrap_or((Exit::Code(0), String::new())))

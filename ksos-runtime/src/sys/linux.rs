@@ -23,7 +23,7 @@ use super::files::{Files, delete_below};
 use super::wake::Sources;
 use super::{
     Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, PlacedFile, Result, Signal,
-    Streams, Sys, Wake, block, process,
+    Space, Streams, Sys, Wake, Watchdog, block, process, watchdog,
 };
 
 /// `MODULE_INIT_COMPRESSED_FILE` (`include/uapi/linux/module.h`).
@@ -196,6 +196,17 @@ impl Sys for Linux {
             .map_err(|error| Error::new("remount read-only", path, error))
     }
 
+    fn set_mount_flags(&self, path: &str, flags: MountFlags) -> Result<()> {
+        rustix::mount::mount_remount(path, Flags::BIND | kernel_flags(flags), c"")
+            .map_err(|error| Error::new("set mount flags of", path, error))
+    }
+
+    fn space(&self, path: &str) -> Result<Space> {
+        let facts = rustix::fs::statvfs(path).map_err(|error| Error::new("ask for room on", path, error))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(facts.f_frsize);
+        Ok(Space { total: bytes(facts.f_blocks), available: bytes(facts.f_bavail), free: bytes(facts.f_bfree) })
+    }
+
     fn switch_root(&self, path: &str) -> Result<()> {
         let switch = || {
             rustix::process::chdir(path)?;
@@ -289,6 +300,10 @@ impl Sys for Linux {
 
     fn disable_ctrl_alt_del(&self) -> Result<()> {
         rustix::system::reboot(RebootCommand::CadOff).map_err(|error| Error::new("disable", "Ctrl-Alt-Del", error))
+    }
+
+    fn open_watchdog(&self, path: &str, seconds: u32) -> Result<Box<dyn Watchdog>> {
+        watchdog::open(path, seconds)
     }
 
     fn set_console_level(&self, level: u8) -> Result<()> {

@@ -14,6 +14,7 @@ pub mod linux;
 mod process;
 mod uevent;
 mod wake;
+mod watchdog;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -51,6 +52,11 @@ impl Error {
     /// Returns whether the object does not exist.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == std::io::ErrorKind::NotFound
+    }
+
+    /// Returns whether there is no room left for what was to be written.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
     }
 
     /// Returns whether the object is on a read-only file system.
@@ -171,6 +177,8 @@ pub struct Command {
     pub oom_score_adjust: Option<i32>,
     /// RLIMIT_NOFILE, RLIMIT_NPROC and RLIMIT_CORE.
     pub limits: Limits,
+    /// AppArmor profile that it is confined by from its first instruction on. It does not start without.
+    pub apparmor: Option<String>,
     /// Where its standard streams go.
     pub streams: Streams,
 }
@@ -265,6 +273,30 @@ pub trait Disk {
     fn sector_size(&self) -> u64;
 }
 
+/// Room on a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Space {
+    /// Its size.
+    pub total: u64,
+    /// What is free for everybody but root.
+    pub available: u64,
+    /// What is free for root.
+    pub free: u64,
+}
+
+/// An open watchdog device (kernel `Documentation/watchdog/watchdog-api.rst`): unless it is fed within its timeout, the
+/// machine restarts. Closing it without [`Watchdog::disarm`] leaves it running.
+pub trait Watchdog {
+    /// The driver's name for it.
+    fn identity(&self) -> &str;
+    /// Its timeout in seconds, as the driver has rounded it.
+    fn timeout_s(&self) -> u32;
+    /// Starts the timeout anew.
+    fn feed(&self) -> Result<()>;
+    /// Makes closing it stop it ("magic close"). A driver with `nowayout` takes no notice.
+    fn disarm(&self) -> Result<()>;
+}
+
 /// What the runtime asks of the machine.
 pub trait Sys {
     // Files.
@@ -324,6 +356,11 @@ pub trait Sys {
     fn unmount(&self, path: &str) -> Result<()>;
     /// Makes a mount's file system read-only.
     fn remount_read_only(&self, path: &str) -> Result<()>;
+    /// Sets the flags of one mount, whatever those of the same file system elsewhere are (`read_only` included; the
+    /// mode of access times stays).
+    fn set_mount_flags(&self, path: &str, flags: MountFlags) -> Result<()>;
+    /// Room on the file system of `path` (statvfs(3)).
+    fn space(&self, path: &str) -> Result<Space>;
     /// Makes `path` the root directory.
     fn switch_root(&self, path: &str) -> Result<()>;
     /// Flushes all file systems.
@@ -366,6 +403,8 @@ pub trait Sys {
     fn random(&self, bytes: &mut [u8]) -> Result<()>;
     /// Makes Ctrl-Alt-Del a SIGINT to PID 1.
     fn disable_ctrl_alt_del(&self) -> Result<()>;
+    /// Opens and thereby starts a watchdog device with a timeout of `seconds`, or its own if it refuses that one.
+    fn open_watchdog(&self, path: &str, seconds: u32) -> Result<Box<dyn Watchdog>>;
     /// Lowers what the kernel itself prints on consoles to `level` and what is more urgent (syslog(2) action 8).
     fn set_console_level(&self, level: u8) -> Result<()>;
     /// Takes the machine down. Returns only on failure.
