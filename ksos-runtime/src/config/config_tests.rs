@@ -31,7 +31,14 @@ impl Bench {
     }
 
     pub(super) fn context(&self) -> Context<'_> {
-        Context { sys: &self.sys, cmdline: &self.cmdline, image: &self.image, data: "/data", boot: self.boot }
+        Context {
+            sys: &self.sys,
+            cmdline: &self.cmdline,
+            image: &self.image,
+            data: "/data",
+            boot: self.boot,
+            progress: &|| (),
+        }
     }
 
     /// Boots: memory is empty, the data partition is as it was.

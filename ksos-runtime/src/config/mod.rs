@@ -64,6 +64,8 @@ pub struct Context<'a> {
     pub data: &'a str,
     /// Number of this boot.
     pub boot: u64,
+    /// Called while something is waited for: the watchdog may be shorter than the wait.
+    pub progress: &'a dyn Fn(),
 }
 
 /// What the node says about its configuration. Holds no secrets.

@@ -37,6 +37,7 @@ pub(super) fn look(context: &Context<'_>, insist: bool, warnings: &mut Vec<Strin
     let mut volumes = volumes(sys);
     while volumes.is_empty() && sys.uptime_ms() < deadline {
         sys.sleep_ms(PAUSE_MS);
+        (context.progress)();
         volumes = self::volumes(sys);
     }
     match volumes.as_slice() {

@@ -1,5 +1,7 @@
 //! Stage 45: the node's configuration; see `config`.
 
+use std::cell::RefCell;
+
 use crate::config::{self, ConfigurationStatus, Context};
 
 use super::Error;
@@ -10,8 +12,12 @@ const CONSOLE_LINES: usize = 10;
 
 /// Finds the configuration and applies it. Errors leave the node with what the errors did not touch.
 pub(super) fn set_up(node: &mut Node<'_>) -> Result<String, Error> {
-    let context =
-        Context { sys: node.sys, cmdline: &node.cmdline, image: &node.config, data: &node.data.path, boot: node.boot };
+    let sys = node.sys;
+    let watchdog = RefCell::new(&mut node.watchdog);
+    // A device that cannot be fed says so again at the end of the stage.
+    let progress = || drop(watchdog.borrow_mut().progress(sys));
+    let (cmdline, image, data) = (&node.cmdline, &node.config, node.data.path.as_str());
+    let context = Context { sys, cmdline, image, data, boot: node.boot, progress: &progress };
     let status = config::set_up(&context);
     let errors = status.errors.iter().map(|line| format!("configuration: error: {line}"));
     let warnings = status.warnings.iter().map(|line| format!("configuration: warning: {line}"));
