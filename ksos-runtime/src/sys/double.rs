@@ -396,6 +396,15 @@ impl Sys for Double {
     fn set_wall_clock(&self, seconds: u64) -> Result<()> {
         self.record(format!("clock {seconds}"))
     }
+    fn wall_clock_ns(&self) -> i128 {
+        i128::from(self.now.get()) * 1_000_000
+    }
+    fn step_clock(&self, offset_ns: i128) -> Result<()> {
+        self.record(format!("step clock {offset_ns}"))
+    }
+    fn slew_clock(&self, offset_us: i64, error_us: i64) -> Result<()> {
+        self.record(format!("slew clock {offset_us} {error_us}"))
+    }
     fn random(&self, bytes: &mut [u8]) -> Result<()> {
         bytes.fill(0x5a);
         Ok(())

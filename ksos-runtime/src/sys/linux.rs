@@ -288,6 +288,24 @@ impl Sys for Linux {
             .map_err(|error| Error::new("set clock to", seconds.to_string(), error))
     }
 
+    fn wall_clock_ns(&self) -> i128 {
+        let now = rustix::time::clock_gettime(ClockId::Realtime);
+        i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+    }
+
+    fn step_clock(&self, offset_ns: i128) -> Result<()> {
+        let target = self.wall_clock_ns() + offset_ns;
+        let seconds = i64::try_from(target.div_euclid(1_000_000_000)).unwrap_or(i64::MAX);
+        let time = FileTime { tv_sec: seconds, tv_nsec: target.rem_euclid(1_000_000_000) as i64 };
+        rustix::time::clock_settime(ClockId::Realtime, time)
+            .map_err(|error| Error::new("move clock by", format!("{offset_ns} ns"), error))
+    }
+
+    fn slew_clock(&self, offset_us: i64, error_us: i64) -> Result<()> {
+        super::net::slew_clock(offset_us, error_us)
+            .map_err(|error| Error::new("steer clock by", format!("{offset_us} us"), error))
+    }
+
     fn random(&self, bytes: &mut [u8]) -> Result<()> {
         let length = bytes.len();
         let got = rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty());

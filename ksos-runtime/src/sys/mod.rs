@@ -11,6 +11,7 @@ mod block;
 pub mod double;
 mod files;
 pub mod linux;
+pub mod net;
 mod process;
 mod uevent;
 mod wake;
@@ -399,6 +400,12 @@ pub trait Sys {
     fn wall_clock(&self) -> u64;
     /// Sets the wall clock to `seconds` since 1970.
     fn set_wall_clock(&self, seconds: u64) -> Result<()>;
+    /// Wall-clock nanoseconds since 1970.
+    fn wall_clock_ns(&self) -> i128;
+    /// Moves the wall clock by `offset_ns` at once.
+    fn step_clock(&self, offset_ns: i128) -> Result<()>;
+    /// Lets the wall clock make up `offset_us` little by little, and tells the kernel that it is right within `error_us`.
+    fn slew_clock(&self, offset_us: i64, error_us: i64) -> Result<()>;
     /// Fills `bytes` with randomness.
     fn random(&self, bytes: &mut [u8]) -> Result<()>;
     /// Makes Ctrl-Alt-Del a SIGINT to PID 1.
