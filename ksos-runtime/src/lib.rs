@@ -75,8 +75,7 @@ fn applet(sys: &dyn Sys, name: &str, arguments: &[String]) -> i32 {
         }
         "factory-reset" => init::factory_reset(sys, arguments, &mut stdout(), &mut stderr()),
         "import-images" => init::import_images(sys, &mut stdout()),
-        // The network process is not there yet at stage 45: the child brings an address up by itself.
-        "fetch-ec2" => config::fetch_ec2(sys, arguments, &|_, _| Ok(()), &mut stdout()),
+        "fetch-ec2" => fetch_ec2(sys, arguments),
         "network" => network::main(sys, &mut stdout()),
         "agent" => agent::main(sys, &mut stdout()),
         "health" => agent::health(sys, arguments, &mut stdout()),
@@ -89,6 +88,14 @@ fn applet(sys: &dyn Sys, name: &str, arguments: &[String]) -> i32 {
             2
         }
     }
+}
+
+/// Asks EC2's metadata service. Stage 45 starts it before the network process runs, so that it brings an address up by
+/// itself.
+fn fetch_ec2(sys: &dyn Sys, arguments: &[String]) -> i32 {
+    let bring_up =
+        |sys: &dyn Sys, ms: u64| network::bring_up_once(sys, &mut stdout(), ms).map_err(|error| error.to_string());
+    config::fetch_ec2(sys, arguments, &bring_up, &mut stdout())
 }
 
 /// Asks PID 1 to take the machine down; with `-f`, flushes and does it at once.

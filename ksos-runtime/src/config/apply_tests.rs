@@ -112,9 +112,9 @@ fn kubesolos_file_is_written_when_it_differs_and_removed_when_it_is_ours() {
     kubesolo(&sys, &with_flags(&[("node-ip", "192.0.2.1")]), &mut notes);
     assert!(sys.text(KUBESOLO).starts_with(MARK));
     assert_eq!(sys.mode(KUBESOLO), 0o600);
-    sys.cut_after(Some(0));
+    sys.cut.set(Some(0));
     kubesolo(&sys, &with_flags(&[("node-ip", "192.0.2.1")]), &mut notes);
-    sys.cut_after(None);
+    sys.cut.set(None);
     assert_eq!(notes.errors, [""; 0], "nothing to write");
     kubesolo(&sys, &NodeConfig::default(), &mut notes);
     assert!(sys.kind(KUBESOLO).is_none(), "flags of an earlier configuration do not stay");

@@ -61,7 +61,7 @@ fn ask(context: &Context<'_>, address: &str) -> Report {
     let arguments = [ksos_formats::layout::RUNTIME_BINARY, "fetch-ec2", address, &BUDGET_MS.to_string(), REPORT];
     let command = Command { arguments: arguments.map(str::to_owned).to_vec(), ..Command::default() };
     let spawned = sys.make_directory("/run/ksos", 0o755).and_then(|()| sys.spawn(&command));
-    let ended = spawned.map_err(|error| error.to_string()).and_then(|pid| wait_for(sys, pid));
+    let ended = spawned.map_err(|error| error.to_string()).and_then(|pid| wait_for(context, pid));
     let report = sys.read(REPORT, imds::REPORT_LIMIT);
     // It holds user-data. Not being able to remove what could be read or is not there changes nothing.
     let _ = sys.remove(REPORT);
@@ -74,7 +74,8 @@ fn ask(context: &Context<'_>, address: &str) -> Report {
 }
 
 /// Waits for the child's end, and makes it end when its time is over.
-fn wait_for(sys: &dyn Sys, pid: Pid) -> Result<Exit, String> {
+fn wait_for(context: &Context<'_>, pid: Pid) -> Result<Exit, String> {
+    let sys = context.sys;
     let deadline = sys.uptime_ms() + BUDGET_MS + GRACE_MS;
     loop {
         while let Some((ended, exit)) = sys.reap() {
@@ -88,6 +89,7 @@ fn wait_for(sys: &dyn Sys, pid: Pid) -> Result<Exit, String> {
             return Err(format!("no answer in {} s", (BUDGET_MS + GRACE_MS) / 1000));
         }
         sys.sleep_ms(PAUSE_MS);
+        (context.progress)();
     }
 }
 
@@ -192,6 +194,10 @@ mod tests {
         assert_eq!(reason, "http://169.254.169.254: no answer in 21 s");
         assert_eq!(bench.sys.calls_of("signal"), ["signal 101 Kill"]);
         assert_eq!(bench.sys.now.get(), 22_000);
+        let calls = std::cell::Cell::new(0);
+        let context = Context { progress: &|| calls.set(calls.get() + 1), ..bench.context() };
+        look(&context, true, &mut Vec::new());
+        assert!(calls.get() > 500, "the watchdog is fed meanwhile");
     }
 
     #[test]

@@ -213,7 +213,7 @@ impl<'a> Client<'a> {
         let user_data = self.get("user-data", &token, USER_DATA_LIMIT)?.unwrap_or_default();
         // Whether it is a key is judged with those of the document.
         let public_key = text("meta-data/public-keys/0/openssh-key", |_| true)?.filter(|key| !key.is_empty());
-        Ok(Answer { instance_id, local_hostname, user_data: STANDARD.encode(user_data), public_key })
+        Ok(Answer::new(&instance_id, local_hostname.as_deref(), &user_data, public_key.as_deref()))
     }
 
     fn token(&self) -> Result<String, FetchError> {

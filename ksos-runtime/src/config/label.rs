@@ -150,8 +150,9 @@ pub(super) mod tests {
             put_little::<2>(&mut bytes, 17, 0);
             put_little::<2>(&mut bytes, 22, 0);
             bytes[36..48].fill(0xff);
+            bytes[71..87].copy_from_slice(b"CIDATA     FAT32");
         }
-        assert_eq!(label(&disk).as_deref(), Some("vfat CIDATA"));
+        assert_eq!(label(&disk).as_deref(), Some("vfat CIDATA"), "a root directory past the end");
     }
 
     /// Returns a volume that a foreign tool made; `None` if the tool is not there and need not be.

@@ -64,6 +64,8 @@ pub struct Context<'a> {
     pub data: &'a str,
     /// Number of this boot.
     pub boot: u64,
+    /// Called while something is waited for: the watchdog may be shorter than the wait.
+    pub progress: &'a dyn Fn(),
 }
 
 /// What the node says about its configuration. Holds no secrets.
@@ -99,7 +101,7 @@ pub fn set_up(context: &Context<'_>) -> ConfigurationStatus {
     let mut secrets = Secrets::of_cmdline(context.cmdline);
     let mut notes = Notes::default();
     let (cmdline, ignored) = from_cmdline(context.cmdline.parameters());
-    notes.errors.extend(ignored);
+    notes.warnings.extend(ignored);
     let selection = Selection::of(context.cmdline).unwrap_or_else(|error| {
         notes.errors.push(error);
         Selection::default()

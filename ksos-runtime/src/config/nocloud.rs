@@ -37,6 +37,7 @@ pub(super) fn look(context: &Context<'_>, insist: bool, warnings: &mut Vec<Strin
     let mut volumes = volumes(sys);
     while volumes.is_empty() && sys.uptime_ms() < deadline {
         sys.sleep_ms(PAUSE_MS);
+        (context.progress)();
         volumes = self::volumes(sys);
     }
     match volumes.as_slice() {
@@ -230,7 +231,7 @@ mod tests {
         assert!(refused(&unmountable).contains("bad superblock"));
         let binary = volume();
         binary.sys.put("/run/ksos/nocloud/user-data", [0x1f, 0x8b]);
-        binary.sys.put("/run/ksos/nocloud/meta-data", [b'a'; DOCUMENT_LIMIT + 1]);
+        binary.sys.put("/run/ksos/nocloud/meta-data", vec![b'a'; DOCUMENT_LIMIT + 1]);
         let text = refused(&binary);
         assert!(text.starts_with("/dev/sr0:user-data:1:1: "), "{text}");
         assert!(text.contains("/dev/sr0: read /run/ksos/nocloud/meta-data: the file has more than"), "{text}");

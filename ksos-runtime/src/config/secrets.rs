@@ -3,7 +3,7 @@
 //! `/proc/cmdline` is what the boot loader passed and stays as it is; nothing that the runtime writes repeats a secret
 //! from it or from a document: console, logs, `status.json`, reasons of emergencies.
 
-use ksos_formats::config::NodeConfig;
+use ksos_formats::config::{NodeConfig, is_secret_parameter};
 
 use crate::cmdline::Cmdline;
 
@@ -26,7 +26,7 @@ pub fn scrub(text: &str, secrets: &Secrets) -> String {
 /// Returns whether the value of this key is a secret: `kubesolo.portainer-edge-key`, `kubeconfig_token`.
 fn is_secret(key: &str) -> bool {
     let name = key.rsplit('.').next().unwrap_or(key).to_ascii_lowercase().replace('_', "-");
-    SECRET_ENDINGS.iter().any(|ending| name.ends_with(ending))
+    is_secret_parameter(key) || SECRET_ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
 impl Secrets {

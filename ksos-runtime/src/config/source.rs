@@ -132,9 +132,12 @@ impl Selection {
     }
 }
 
+/// Looks in one place. The flag says whether the kernel command line asks for this one alone.
+type Provider = fn(&Context<'_>, bool, &mut Vec<String>) -> Gathered;
+
 /// Looks for a configuration. `warnings` takes what is odd about what was found.
 pub fn gather(context: &Context<'_>, selection: Selection, warnings: &mut Vec<String>) -> Gathered {
-    let providers: &[fn(&Context<'_>, bool, &mut Vec<String>) -> Gathered] = match selection {
+    let providers: &[Provider] = match selection {
         Selection::Auto => &[data::look, nocloud::look, ec2::look],
         Selection::Nothing => &[],
         Selection::Only(Source::Data) => &[data::look],

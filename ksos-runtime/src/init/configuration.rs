@@ -1,5 +1,7 @@
 //! Stage 45: the node's configuration; see `config`.
 
+use std::cell::RefCell;
+
 use crate::config::{self, ConfigurationStatus, Context};
 
 use super::Error;
@@ -10,16 +12,21 @@ const CONSOLE_LINES: usize = 10;
 
 /// Finds the configuration and applies it. Errors leave the node with what the errors did not touch.
 pub(super) fn set_up(node: &mut Node<'_>) -> Result<String, Error> {
-    let context =
-        Context { sys: node.sys, cmdline: &node.cmdline, image: &node.config, data: &node.data.path, boot: node.boot };
+    let sys = node.sys;
+    let watchdog = RefCell::new(&mut node.watchdog);
+    // A device that cannot be fed says so again at the end of the stage.
+    let progress = || drop(watchdog.borrow_mut().progress(sys));
+    let (cmdline, image, data) = (&node.cmdline, &node.config, node.data.path.as_str());
+    let context = Context { sys, cmdline, image, data, boot: node.boot, progress: &progress };
     let status = config::set_up(&context);
     let errors = status.errors.iter().map(|line| format!("configuration: error: {line}"));
     let warnings = status.warnings.iter().map(|line| format!("configuration: warning: {line}"));
-    let lines: Vec<String> = errors.chain(warnings).collect();
-    lines.iter().take(CONSOLE_LINES).for_each(|line| crate::console::say(node.sys, line));
-    if let Some(more) = lines.len().checked_sub(CONSOLE_LINES + 1) {
-        crate::console::say(node.sys, &format!("configuration: {} more lines in the status", more + 1));
+    let mut lines: Vec<String> = errors.chain(warnings).collect();
+    if let Some(more) = lines.len().checked_sub(CONSOLE_LINES).filter(|more| *more > 0) {
+        lines.truncate(CONSOLE_LINES);
+        lines.push(format!("configuration: {more} more lines in the status"));
     }
+    lines.iter().for_each(|line| node.say(line));
     let summary = summary(&status, node.boot);
     let result = match status.errors.first() {
         None => Ok(summary),

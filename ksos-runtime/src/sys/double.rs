@@ -202,11 +202,6 @@ impl Double {
         self.errnos.borrow_mut().push((call.to_owned(), errno));
     }
 
-    /// Cuts the power after `count` more changes of files: all later ones fail. `None` brings it back.
-    pub fn cut_after(&self, count: Option<u32>) {
-        self.cut.set(count);
-    }
-
     /// Returns the recorded calls that begin with `prefix`.
     pub fn calls_of(&self, prefix: &str) -> Vec<String> {
         self.calls.borrow().iter().filter(|call| call.starts_with(prefix)).cloned().collect()
