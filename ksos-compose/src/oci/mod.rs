@@ -4,7 +4,10 @@
 //! The archive is an OCI image layout as tar: `oci-layout`, `index.json` and the blobs. Its index names the image for
 //! containerd (`io.containerd.image.name`) and by its tag (`org.opencontainers.image.ref.name`).
 
+pub mod document;
 pub mod layer;
+pub mod layout;
+pub mod reference;
 pub mod tar;
 
 use std::collections::BTreeMap;
@@ -13,6 +16,7 @@ use std::io::{self, Write};
 use ksos_formats::{Arch, Digest};
 use serde::Serialize;
 
+use self::document::{CONFIG as CONFIG_TYPE, INDEX as INDEX_TYPE, ImageBlob, MANIFEST as MANIFEST_TYPE};
 pub use self::layer::{Layer, LayerCompression};
 use self::tar::TarError;
 use crate::cache::{Blob, Cache, CacheError};
@@ -100,15 +104,11 @@ pub enum OciError {
     Write(#[source] io::Error),
 }
 
-const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
-const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
-
 /// "OCI Content Descriptors".
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Descriptor {
-    media_type: &'static str,
+    media_type: String,
     digest: String,
     size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,8 +204,8 @@ pub fn image(cache: &Cache, tree: &Tree, spec: &ImageSpec) -> Result<Image, OciE
     let manifest = Manifest {
         schema_version: 2,
         media_type: MANIFEST_TYPE,
-        config: descriptor(CONFIG_TYPE, &config),
-        layers: vec![descriptor(layer.compression.media_type(), &layer.blob)],
+        config: descriptor(CONFIG_TYPE, &config.digest, config.size),
+        layers: vec![descriptor(layer.compression.media_type(), &layer.blob.digest, layer.blob.size)],
     };
     let manifest = cache.insert(&json(&manifest))?;
     Ok(Image { name: spec.name.clone(), arch: spec.arch, created: spec.created, manifest, config, layer })
@@ -223,7 +223,11 @@ impl Image {
             ("org.opencontainers.image.ref.name", tag.to_owned()),
         ]);
         let platform = Some(Platform { architecture: self.arch.debian(), os: "linux" });
-        let manifest = Descriptor { annotations, platform, ..descriptor(MANIFEST_TYPE, &self.manifest) };
+        let manifest = Descriptor {
+            annotations,
+            platform,
+            ..descriptor(MANIFEST_TYPE, &self.manifest.digest, self.manifest.size)
+        };
         let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests: vec![manifest] };
         let file = Meta::root(0o644, self.created.max(0));
         let directory = Meta { mode: 0o755, ..file.clone() };
@@ -240,6 +244,17 @@ impl Image {
     }
 }
 
+/// Returns the manifest of an image with these blobs.
+pub fn manifest_bytes(config: &ImageBlob, layers: &[ImageBlob]) -> Vec<u8> {
+    let of = |blob: &ImageBlob| descriptor(&blob.media_type, &blob.digest, blob.size);
+    json(&Manifest {
+        schema_version: 2,
+        media_type: MANIFEST_TYPE,
+        config: of(config),
+        layers: layers.iter().map(of).collect(),
+    })
+}
+
 fn json(value: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("the documents have string keys only")
 }
@@ -248,11 +263,11 @@ fn digest(digest: &Digest) -> String {
     format!("sha256:{digest}")
 }
 
-fn descriptor(media_type: &'static str, blob: &Blob) -> Descriptor {
+fn descriptor(media_type: &str, sha256: &Digest, size: u64) -> Descriptor {
     Descriptor {
-        media_type,
-        digest: digest(&blob.digest),
-        size: blob.size,
+        media_type: media_type.to_owned(),
+        digest: digest(sha256),
+        size,
         platform: None,
         annotations: BTreeMap::new(),
     }

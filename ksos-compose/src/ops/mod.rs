@@ -11,6 +11,7 @@ pub mod run;
 pub mod session;
 pub mod update;
 pub mod verify;
+mod workloads;
 
 pub use error::{OpError, Problem};
 pub use session::{Environment, LockMode, Reporter, Session, Target};

@@ -18,6 +18,7 @@ pub mod libraries;
 pub mod modules;
 mod paths;
 pub mod services;
+pub mod workloads;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -67,6 +68,8 @@ pub enum Rule {
     CommandLine,
     /// Files that the image must not have are absent.
     Absence,
+    /// Container images that carried manifests name are carried, too, and can be imported.
+    Workload,
     /// Files that run with more rights than their caller, and device nodes.
     Privilege,
 }

@@ -11,8 +11,8 @@ use ksos_formats::boot::Verity;
 
 use super::files::Files;
 use super::{
-    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, PlacedFile, Result, Signal,
-    Space, Sys, Wake, Watchdog,
+    Command, Disk, Down, Error, Exit, Feed, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, PlacedFile, Result,
+    Signal, Space, Sys, Wake, Watchdog,
 };
 
 /// A disk in memory. Clones share the bytes.
@@ -137,6 +137,8 @@ pub struct Double {
     pub feeds: Rc<RefCell<Vec<String>>>,
     /// Lines on terminals.
     pub terminal: RefCell<String>,
+    /// What was written to programs by [`Sys::run_fed`], in order.
+    pub fed: RefCell<Vec<Vec<u8>>>,
     next_pid: Cell<Pid>,
 }
 
@@ -163,6 +165,7 @@ impl Double {
             watchdog_limit: Cell::default(),
             feeds: Rc::default(),
             terminal: RefCell::default(),
+            fed: RefCell::default(),
             next_pid: Cell::new(100),
         }
     }
@@ -442,6 +445,15 @@ impl Sys for Double {
         let mut runs = self.runs.borrow_mut();
         let result = arguments.first().and_then(|name| runs.get_mut(*name)).and_then(VecDeque::pop_front);
         Ok(result.unwrap_or((Exit::Code(0), String::new())))
+    }
+    fn run_fed(&self, arguments: &[&str], feed: &mut Feed<'_>) -> Result<(Exit, String)> {
+        let mut input = Vec::new();
+        feed(&mut input).map_err(|source| Error::new("run", arguments.join(" "), source))?;
+        self.fed.borrow_mut().push(input);
+        self.run(arguments)
+    }
+    fn open_read(&self, path: &str) -> Result<Box<dyn std::io::Read>> {
+        Ok(Box::new(std::io::Cursor::new(self.read(path, 1 << 40)?)))
     }
     fn reap(&self) -> Option<(Pid, Exit)> {
         self.exits.borrow_mut().pop_front()

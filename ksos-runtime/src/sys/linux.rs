@@ -22,8 +22,8 @@ use rustix::time::ClockId;
 use super::files::{Files, delete_below};
 use super::wake::Sources;
 use super::{
-    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, PlacedFile, Result, Signal,
-    Space, Streams, Sys, Wake, Watchdog, block, process, watchdog,
+    Command, Disk, Down, Error, Exit, Feed, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, PlacedFile, Result,
+    Signal, Space, Streams, Sys, Wake, Watchdog, block, process, watchdog,
 };
 
 /// `MODULE_INIT_COMPRESSED_FILE` (`include/uapi/linux/module.h`).
@@ -361,6 +361,15 @@ impl Sys for Linux {
 
     fn run(&self, arguments: &[&str]) -> Result<(Exit, String)> {
         process::run(arguments)
+    }
+
+    fn run_fed(&self, arguments: &[&str], feed: &mut Feed<'_>) -> Result<(Exit, String)> {
+        process::run_fed(arguments, feed)
+    }
+
+    fn open_read(&self, path: &str) -> Result<Box<dyn std::io::Read>> {
+        let file = std::fs::File::open(path).map_err(|source| Error::new("open", path, source))?;
+        Ok(Box::new(file))
     }
 
     fn reap(&self) -> Option<(Pid, Exit)> {

@@ -297,6 +297,8 @@ pub trait Watchdog {
     /// Makes closing it stop it ("magic close"). A driver with `nowayout` takes no notice.
     fn disarm(&self) -> Result<()>;
 }
+/// Writes the standard input of a program.
+pub type Feed<'a> = dyn FnMut(&mut dyn std::io::Write) -> std::io::Result<()> + 'a;
 
 /// What the runtime asks of the machine.
 pub trait Sys {
@@ -426,6 +428,11 @@ pub trait Sys {
     /// Runs a program to its end; returns how it ended and the end of its output. Other children are kept for
     /// [`Sys::reap`].
     fn run(&self, arguments: &[&str]) -> Result<(Exit, String)>;
+    /// Like [`Sys::run`], with what `feed` writes as the program's standard input. A program that ends before it has
+    /// read everything is no failure of this call: its exit status says what happened.
+    fn run_fed(&self, arguments: &[&str], feed: &mut Feed<'_>) -> Result<(Exit, String)>;
+    /// Opens a file for reading from its start to its end, however large it is.
+    fn open_read(&self, path: &str) -> Result<Box<dyn std::io::Read>>;
     /// Takes one ended child, if there is one.
     fn reap(&self) -> Option<(Pid, Exit)>;
     /// Waits for the end of a child that [`Sys::spawn`] started. Other children are kept for [`Sys::reap`].

@@ -18,7 +18,7 @@ pub use component::{
     AptRepository, AptSource, ArchiveFormat, CargoSource, Component, Destination, FileSource, HttpSource, Install,
     Source, Unpack,
 };
-pub use service::{BuiltImage, ContainerImage, ImageContent, Limits, Service};
+pub use service::{BuiltImage, ContainerImage, ImageContent, Limits, Service, Workloads};
 pub use settings::{Engine, Kubernetes, NodeSettings};
 pub use system::{
     Boot, BootFile, BootLoader, Compression, Directory, Disk, FileEntry, Kernel, Link, Overlay, Partition,
@@ -91,6 +91,9 @@ pub struct Manifest {
     /// What the runtime does on the node beside running services.
     #[serde(default)]
     pub node: NodeSettings,
+    /// What workloads may need that the image does not carry.
+    #[serde(default)]
+    pub workloads: Workloads,
     /// The console.
     #[serde(default)]
     pub console: Console,

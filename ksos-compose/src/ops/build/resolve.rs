@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use ksos_formats::Arch;
+use ksos_formats::{Arch, Digest};
 
 use super::local;
 use super::stamp::Watch;
@@ -13,10 +13,14 @@ use crate::effects::net::{Downloader, NetOptions, ProxyVariables};
 use crate::effects::{clock, fs};
 use crate::lock::{self, Lock};
 use crate::manifest::{self, Component, ImageContent, Loaded, Manifest, Source};
+use crate::oci::reference::Reference;
 use crate::ops::{LockMode, OpError, Session, Target};
-use crate::plan::{self, Download, LocalTree, Package, Plan, Program, Resolved, ResolvedComponent};
+use crate::plan::{
+    self, Download, ImageSource, LocalTree, Package, Plan, Program, Resolved, ResolvedComponent, ResolvedImage,
+};
+use crate::proof::workloads::Preloaded;
 use crate::source::apt::{self, mirror};
-use crate::source::{cargo, http};
+use crate::source::{cargo, http, oci};
 
 /// The largest keyring or option list read, in bytes.
 const TEXT_LIMIT: u64 = 4 << 20;
@@ -34,8 +38,12 @@ pub struct Project {
     pub components: BTreeMap<String, ResolvedComponent>,
     /// Overlay directories.
     pub overlays: BTreeMap<String, LocalTree>,
-    /// Container image archives on this machine.
-    pub archives: BTreeMap<String, Resolved>,
+    /// Container images that are not built here.
+    pub images: BTreeMap<String, ResolvedImage>,
+    /// What container image registries are told.
+    pub registries: oci::Registries,
+    /// Archives and layouts of container images on this machine: where, and their digests.
+    local_images: BTreeMap<String, (PathBuf, Digest)>,
     /// Required kernel options: file and text.
     pub required_options: Vec<(String, String)>,
     /// Package archives by name.
@@ -56,7 +64,7 @@ impl Project {
         project.loaded.files.iter().for_each(|file| watch.path(file));
         project.loaded.warnings.iter().for_each(|warning| session.reporter.note(&warning.to_string()));
         let stats = StatCache::open(&session.cache);
-        project.read_local(&stats, watch)?;
+        project.read_local(session, &stats, watch)?;
         project.resolve(session, mode, &stats, watch)?;
         // The next build hashes again what cannot be kept.
         let _ = stats.save();
@@ -83,7 +91,9 @@ impl Project {
             epoch,
             components: BTreeMap::new(),
             overlays: BTreeMap::new(),
-            archives: BTreeMap::new(),
+            images: BTreeMap::new(),
+            registries: oci::Registries::new(|name| session.environment.variable(name).map(str::to_owned)),
+            local_images: BTreeMap::new(),
             required_options: Vec::new(),
             repositories,
             fetch: downloader(session, mode),
@@ -113,23 +123,38 @@ impl Project {
             epoch: self.epoch,
             components: &self.components,
             overlays: &self.overlays,
-            archives: &self.archives,
+            images: &self.images,
             required_options: &self.required_options,
             composer: env!("CARGO_PKG_VERSION"),
         })
     }
 
-    fn read_local(&mut self, stats: &StatCache, watch: &mut Watch) -> Result<(), OpError> {
+    fn read_local(&mut self, session: &Session, stats: &StatCache, watch: &mut Watch) -> Result<(), OpError> {
         for (name, overlay) in &self.loaded.manifest.overlays {
             let tree = local::directory(overlay.source.path(), self.epoch, stats, watch)?;
             self.overlays.insert(name.clone(), tree);
         }
         for (name, image) in &self.loaded.manifest.container_images {
-            if let ImageContent::Archive(path) = &image.content {
-                let content =
-                    local::content(path.path(), Some(manifest::ArchiveFormat::Raw), self.epoch, stats, watch)?;
-                self.archives.insert(name.clone(), content);
+            let replaced = self.replaced_image(name).map(|path| session.environment.directory.join(path));
+            if let Some(path) = &replaced {
+                fs::metadata(path).map_err(|source| OpError::Replacement {
+                    component: format!("container-images.{name}"),
+                    path: path.clone(),
+                    source,
+                })?;
             }
+            let path = match &image.content {
+                ImageContent::Archive(path) | ImageContent::Layout(path) => replaced.or(Some(path.path().to_owned())),
+                ImageContent::Registry { .. } | ImageContent::Built(_) => replaced,
+            };
+            let Some(path) = path else { continue };
+            let raw = Some(manifest::ArchiveFormat::Raw);
+            let digest = match local::content(&path, raw, self.epoch, stats, watch)? {
+                Resolved::Directory(tree) => tree.digest,
+                Resolved::File { digest, .. } => digest,
+                Resolved::Packages(_) | Resolved::Download(_) | Resolved::Program(_) => continue,
+            };
+            self.local_images.insert(name.clone(), (path, digest));
         }
         for path in &self.loaded.manifest.kernel.required_options_files {
             watch.path(path.path());
@@ -183,8 +208,23 @@ impl Project {
                 }
             }
         }
-        if let Some(name) = self.target.components.keys().find(|name| !manifest.components.contains_key(*name)) {
-            let known = manifest.components.keys().cloned().collect();
+        for (name, image) in &manifest.container_images {
+            if self.replaced_image(name).is_some() {
+                self.replace_image(session, name)?;
+            }
+            if !matches!(image.content, ImageContent::Built(_)) {
+                let replaced = self.images.contains_key(name);
+                let request = manifest.container_image_request_digest(name).filter(|_| !replaced);
+                wanted.push(lock::Wanted { component: lock::image_key(name), request });
+            }
+        }
+        let is_known = |name: &&String| {
+            let image = |name: &str| manifest.container_images.contains_key(name);
+            manifest.components.contains_key(*name) || image(name.strip_prefix(IMAGE_OPTION).unwrap_or(name))
+        };
+        if let Some(name) = self.target.components.keys().find(|name| !is_known(name)) {
+            let images = manifest.container_images.keys().map(|name| format!("{IMAGE_OPTION}{name}"));
+            let known = manifest.components.keys().cloned().chain(images).collect();
             return Err(OpError::UnknownComponent { name: name.clone(), known });
         }
         self.by_lock(session, mode, &wanted, watch)
@@ -236,13 +276,20 @@ impl Project {
             .map(|(name, _)| name)
             .collect();
         let manifest = &self.loaded.manifest;
-        let apt = |name: &&String| matches!(manifest.components[*name].source, Source::Apt(_));
+        let source = |name: &str| manifest.components.get(name).map(|component| &component.source);
+        let apt = |name: &&String| matches!(source(name), Some(Source::Apt(_)));
         let archive = if stale.iter().any(apt) { Some(self.archive(&stale)?) } else { None };
         let universe = archive.as_ref().map(|archive| apt::Universe::new(archive, self.arch().debian()));
         for name in stale {
-            let resolved = match (&manifest.components[name].source, &universe) {
-                (Source::Apt(source), Some(universe)) => resolve_packages(name, source, universe)?,
-                (Source::Http(source), _) => self.resolve_download(session, name, source)?,
+            if let Some(image) = lock::image_name(name) {
+                let resolved = lock::Resolved::Oci(self.resolve_image(session, image)?);
+                let request = manifest.container_image_request_digest(image).expect("the image is in the manifest");
+                new.insert(self.arch(), name, lock::Component { request, resolved });
+                continue;
+            }
+            let resolved = match (source(name), &universe) {
+                (Some(Source::Apt(source)), Some(universe)) => resolve_packages(name, source, universe)?,
+                (Some(Source::Http(source)), _) => self.resolve_download(session, name, source)?,
                 _ => continue,
             };
             let request = manifest.component_request_digest(name).expect("the component is in the manifest");
@@ -255,15 +302,18 @@ impl Project {
     fn archive(&self, stale: &[&String]) -> Result<apt::Archive, OpError> {
         let manifest = &self.loaded.manifest;
         let uses = |repository: &str| {
-            stale.iter().any(|name| match &manifest.components[*name].source {
-                Source::Apt(source) => manifest.repositories(source).iter().any(|(name, _)| *name == repository),
+            stale.iter().any(|name| match manifest.components.get(*name).map(|component| &component.source) {
+                Some(Source::Apt(source)) => manifest.repositories(source).iter().any(|(name, _)| *name == repository),
                 _ => false,
             })
         };
         let used: Vec<_> = self.repositories.values().filter(|repository| uses(&repository.name)).cloned().collect();
         apt::load(&self.fetch, &used, &[self.arch().debian()], clock::now_seconds()).map_err(|source| {
-            let packages = |name: &&&String| matches!(manifest.components[**name].source, Source::Apt(_));
-            let components = stale.iter().filter(packages).map(|name| (*name).clone()).collect();
+            let packages = |name: &&String| {
+                let component = manifest.components.get(*name);
+                component.is_some_and(|component| matches!(component.source, Source::Apt(_)))
+            };
+            let components = stale.iter().copied().filter(packages).cloned().collect();
             OpError::Indexes { components, source: Box::new(source) }
         })
     }
@@ -281,6 +331,76 @@ impl Project {
             session.reporter.note(&note.to_string());
         }
         Ok(lock::Resolved::Http(resolved.pinned))
+    }
+
+    /// Returns what `--component` replaces the container image `name` by: `container-images.NAME=PATH`, or `NAME=PATH`
+    /// where no component has the name.
+    fn replaced_image(&self, name: &str) -> Option<&PathBuf> {
+        let options = &self.target.components;
+        let is_component = self.loaded.manifest.components.contains_key(name);
+        options.get(&format!("{IMAGE_OPTION}{name}")).or_else(|| options.get(name).filter(|_| !is_component))
+    }
+
+    /// Takes a container image from what replaces it, whatever the lock has.
+    fn replace_image(&mut self, session: &Session, name: &str) -> Result<(), OpError> {
+        let Some((path, digest)) = self.local_images.get(name).cloned() else { return Ok(()) };
+        let image = &self.loaded.manifest.container_images[name];
+        let reference = image.parsed.clone();
+        // What stands in for an image has its own digest.
+        let reference = Reference { digest: None, ..reference };
+        let wanted = oci::Wanted { name, reference: &reference, digest: None, arch: self.arch() };
+        let pinned = oci::open(&path).and_then(|local| oci::resolve(&session.cache, local.as_ref(), &wanted));
+        let pinned = pinned.map_err(|source| image_error(name, source))?;
+        let source = ImageSource::Local { path, digest, stated: None };
+        self.images.insert(name.to_owned(), ResolvedImage { pinned, reference, source });
+        Ok(())
+    }
+
+    /// Pins a container image that the lock does not have.
+    fn resolve_image(&self, session: &Session, name: &str) -> Result<oci::PinnedImage, OpError> {
+        let image = &self.loaded.manifest.container_images[name];
+        let (cache, reference) = (&session.cache, &image.parsed);
+        let wanted = oci::Wanted { name, reference, digest: image.digest, arch: self.arch() };
+        let pinned = match &image.content {
+            ImageContent::Archive(path) | ImageContent::Layout(path) => {
+                oci::open(path.path()).and_then(|local| oci::resolve(cache, local.as_ref(), &wanted))
+            }
+            ImageContent::Registry { plain_http } => {
+                oci::resolve(cache, &self.pull(name, reference, *plain_http), &wanted)
+            }
+            // Needs no lock, so nobody asks.
+            ImageContent::Built(_) => oci::resolve(cache, &self.pull(name, reference, None), &wanted),
+        };
+        pinned.map_err(|source| image_error(name, source))
+    }
+
+    /// Returns every container image that the image carries, with the digests that it is known by.
+    pub fn preloaded(&self) -> Vec<Preloaded> {
+        let carried = |(name, image): (&String, &manifest::ContainerImage)| {
+            let pinned = self.images.get(name).map(|image| &image.pinned);
+            let digests = pinned.map(|pinned| vec![pinned.named, pinned.manifest.digest]).unwrap_or_default();
+            Preloaded { reference: image.parsed.clone(), digests: Some(digests) }
+        };
+        self.loaded.manifest.container_images.iter().map(carried).collect()
+    }
+
+    /// Returns what pulls the container image `name`.
+    pub fn pull<'a>(&'a self, name: &str, reference: &Reference, plain_http: Option<bool>) -> oci::Pull<'a> {
+        oci::Pull::new(&self.fetch, &self.registries, name, reference, plain_http)
+    }
+
+    /// Takes what the lock has for a container image.
+    fn take_image(&mut self, name: &str, pinned: &oci::PinnedImage) {
+        let image = &self.loaded.manifest.container_images[name];
+        let source = match (&image.content, self.local_images.get(name)) {
+            (ImageContent::Archive(_) | ImageContent::Layout(_), Some((path, digest))) => {
+                ImageSource::Local { path: path.clone(), digest: *digest, stated: image.digest }
+            }
+            (ImageContent::Registry { plain_http }, _) => ImageSource::Registry { plain_http: *plain_http },
+            _ => ImageSource::Registry { plain_http: None },
+        };
+        let resolved = ResolvedImage { pinned: pinned.clone(), reference: image.parsed.clone(), source };
+        self.images.insert(name.to_owned(), resolved);
     }
 
     fn wanted_download(&self, name: &str, source: &manifest::HttpSource) -> Result<http::Wanted, OpError> {
@@ -304,7 +424,14 @@ impl Project {
                 continue;
             }
             let locked = lock.get(self.arch(), name).expect("every wanted component was locked");
-            let content = match (&locked.resolved, &self.loaded.manifest.components[name].source) {
+            if let (Some(image), lock::Resolved::Oci(pinned)) = (lock::image_name(name), &locked.resolved) {
+                self.take_image(image, pinned);
+                continue;
+            }
+            let Some(component) = self.loaded.manifest.components.get(name) else {
+                return Err(OpError::LockKind { component: name.clone() });
+            };
+            let content = match (&locked.resolved, &component.source) {
                 (lock::Resolved::Apt(packages), _) => {
                     let packages = packages.iter().map(|package| self.package(name, package));
                     Resolved::Packages(packages.collect::<Result<_, _>>()?)
@@ -321,7 +448,9 @@ impl Project {
                         package: None,
                     })
                 }
-                (lock::Resolved::Http(_), _) => return Err(OpError::LockKind { component: name.clone() }),
+                (lock::Resolved::Http(_) | lock::Resolved::Oci(_), _) => {
+                    return Err(OpError::LockKind { component: name.clone() });
+                }
             };
             self.components.insert(name.clone(), ResolvedComponent { content });
         }
@@ -347,6 +476,13 @@ impl Project {
         };
         Ok(Package { urls: apt::pool::urls(&pinned, &found.mirrors), component: component.to_owned(), pinned })
     }
+}
+
+/// What `--component` begins with where it means a container image.
+const IMAGE_OPTION: &str = "container-images.";
+
+fn image_error(name: &str, source: oci::ImageError) -> OpError {
+    OpError::ContainerImage { name: name.to_owned(), source: Box::new(source) }
 }
 
 fn program(

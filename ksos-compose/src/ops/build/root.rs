@@ -13,6 +13,8 @@ use ksos_formats::runtime::{
 use crate::assemble::{self, AssembleError, certificates, users};
 use crate::cache::Blob;
 use crate::manifest::{Manifest, PartitionRole, Service};
+use crate::oci::document::ImageBlob;
+use crate::oci::layout as oci_layout;
 use crate::source::archive::merge::{Conflict, MergeError, Merger};
 use crate::tree::{Content, Entry, Meta, Node, Tree};
 
@@ -34,10 +36,23 @@ pub struct Pieces<'a> {
     pub modules: Tree,
     /// Names of the modules to load at boot.
     pub load: Vec<String>,
-    /// Container image archives by name.
-    pub container_images: BTreeMap<String, Blob>,
+    /// Container images.
+    pub container_images: Vec<CarriedImage>,
     /// Overlays in order of their names: target directory and tree.
     pub overlays: Vec<(String, String, Tree)>,
+}
+
+/// A container image that the root file system carries.
+#[derive(Debug, Clone)]
+pub struct CarriedImage {
+    /// Names that it is imported as.
+    pub names: Vec<String>,
+    /// Its manifest.
+    pub manifest: Blob,
+    /// Media type of its manifest.
+    pub media_type: String,
+    /// All of its blobs.
+    pub blobs: Vec<Blob>,
 }
 
 /// The root file system before it is written.
@@ -73,7 +88,7 @@ pub fn assemble(pieces: Pieces<'_>) -> Result<Root, RootError> {
         merger.merge(tree, &name)?;
     }
     merger.merge(modules, "kernel modules")?;
-    merger.merge(archives(&container_images, image.epoch)?, "container images")?;
+    merger.merge(layout_tree(&container_images, image)?, "container images")?;
     for (name, to, tree) in overlays {
         merger.merge(below(tree, &to, image.epoch)?, &format!("overlay {name}"))?;
     }
@@ -98,12 +113,29 @@ fn top_level_links(components: &[(String, Tree)], epoch: u64) -> Tree {
     links
 }
 
-fn archives(images: &BTreeMap<String, Blob>, epoch: u64) -> Result<Tree, AssembleError> {
+/// One OCI layout with all images: a blob that several of them have is there once, with the bytes of its digest.
+fn layout_tree(images: &[CarriedImage], image: &ImageId) -> Result<Tree, AssembleError> {
+    let epoch = image.epoch;
     let mut tree = Tree::new(epoch as i64);
-    for (name, blob) in images {
+    if images.is_empty() {
+        return Ok(tree);
+    }
+    let manifests: Vec<ImageBlob> = images
+        .iter()
+        .map(|image| {
+            let (digest, size) = (image.manifest.digest, image.manifest.size);
+            ImageBlob { media_type: image.media_type.clone(), digest, size }
+        })
+        .collect();
+    let names = images.iter().map(|image| image.names.as_slice());
+    let index = oci_layout::index(image.arch, names.zip(&manifests));
+    let origin = "container-images";
+    assemble::put_file(&mut tree, &format!("{IMAGES}/oci-layout"), 0o644, oci_layout::MARKER, epoch, origin)?;
+    assemble::put_file(&mut tree, &format!("{IMAGES}/index.json"), 0o644, &index, epoch, origin)?;
+    for blob in images.iter().flat_map(|image| &image.blobs) {
         let content = Content::host_file(blob.path.clone(), blob.digest, blob.size);
         let entry = Entry { meta: Meta::root(0o644, epoch as i64), node: Node::File(content) };
-        assemble::put(&mut tree, &format!("{IMAGES}/{name}.tar"), entry, &format!("container-images.{name}"))?;
+        assemble::put(&mut tree, &format!("{IMAGES}/blobs/sha256/{}", blob.digest), entry, origin)?;
     }
     Ok(tree)
 }
@@ -179,7 +211,7 @@ fn runtime_config(
     manifest: &Manifest,
     image: &ImageId,
     load: Vec<String>,
-    container_images: &BTreeMap<String, Blob>,
+    container_images: &[CarriedImage],
     tree: &Tree,
 ) -> RuntimeConfig {
     let data = manifest.partitions.values().find(|partition| partition.role == PartitionRole::Data);
@@ -201,11 +233,9 @@ fn runtime_config(
             .map(|directory| DirectoryConfig { path: directory.path.absolute(), mode: directory.mode.0 })
             .collect(),
         container_images: container_images
-            .keys()
-            .map(|name| ContainerImage {
-                reference: manifest.container_images[name].reference.clone(),
-                archive: format!("/{IMAGES}/{name}.tar"),
-            })
+            .iter()
+            .flat_map(|image| image.names.iter().map(|name| (name, image.manifest.digest)))
+            .map(|(name, manifest)| ContainerImage { reference: name.clone(), layout: format!("/{IMAGES}"), manifest })
             .collect(),
         services: manifest.services.iter().map(|(name, service)| (name.clone(), service_config(service))).collect(),
         console_shell: manifest.console.shell,
