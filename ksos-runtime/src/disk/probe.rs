@@ -15,6 +15,8 @@ pub struct Ext4 {
     pub blocks: u64,
     /// Block size in bytes.
     pub block_size: u64,
+    /// It was unmounted, without errors, and nothing is left to replay or to clean up: `e2fsck -p` would end at once.
+    pub clean: bool,
 }
 
 /// What is on a partition.
@@ -86,7 +88,18 @@ fn ext4(head: &[u8]) -> Option<Ext4> {
         label: String::from_utf8_lossy(label).into_owned(),
         blocks: little::<4>(superblock, 4) | (high << 32),
         block_size,
+        clean: is_clean(superblock),
     })
+}
+
+/// `s_state` says cleanly unmounted and no errors, `s_feature_incompat` no journal to replay, `s_last_orphan` and
+/// `s_feature_ro_compat` no orphans, `s_error_count` no errors seen by the kernel.
+fn is_clean(superblock: &[u8]) -> bool {
+    little::<2>(superblock, 58) == 1
+        && little::<4>(superblock, 96) & 0x4 == 0
+        && little::<4>(superblock, 232) == 0
+        && little::<4>(superblock, 100) & 0x1_0000 == 0
+        && little::<4>(superblock, 404) == 0
 }
 
 /// Returns the volume label in a FAT boot sector (Microsoft FAT specification 1.03, sections 3.1 to 3.3).
@@ -111,6 +124,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn clean_is_what_needs_no_check() {
+        let clean = |change: fn(&mut [u8])| {
+            let mut superblock = vec![0; 1024];
+            put_little::<2>(&mut superblock, 58, 1);
+            change(&mut superblock);
+            is_clean(&superblock)
+        };
+        assert!(clean(|_| {}));
+        assert!(!clean(|s| put_little::<2>(s, 58, 0)), "mounted when the power went");
+        assert!(!clean(|s| put_little::<2>(s, 58, 3)), "errors");
+        assert!(!clean(|s| put_little::<4>(s, 96, 4)), "a journal to replay");
+        assert!(!clean(|s| put_little::<4>(s, 232, 12)), "orphans");
+        assert!(!clean(|s| put_little::<4>(s, 100, 0x1_0000)), "orphans in the orphan file");
+        assert!(!clean(|s| put_little::<4>(s, 404, 1)), "errors the kernel has counted");
+    }
+
+    #[test]
     fn reads_superblocks_and_labels() {
         let mut head = vec![0; 4096];
         put_little::<2>(&mut head, 1024 + 56, 0xef53);
@@ -118,7 +148,8 @@ mod tests {
         put_little::<4>(&mut head, 1024 + 336, 1);
         put_little::<4>(&mut head, 1024 + 24, 2);
         head[1024 + 120..1024 + 129].copy_from_slice(b"KSOLODATA");
-        let expected = |blocks| Content::Ext4(Ext4 { label: "KSOLODATA".to_owned(), blocks, block_size: 4096 });
+        let expected =
+            |blocks| Content::Ext4(Ext4 { label: "KSOLODATA".to_owned(), blocks, block_size: 4096, clean: false });
         assert_eq!(identify(&head), expected(7));
         put_little::<4>(&mut head, 1024 + 96, 0x80);
         assert_eq!(identify(&head), expected((1 << 32) + 7));

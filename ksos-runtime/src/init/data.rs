@@ -3,7 +3,7 @@
 //! | it | outcome |
 //! |---|---|
 //! | is blank, or marked as being formatted | formatted |
-//! | holds ext4 | checked, repaired if it must be, mounted, grown |
+//! | holds ext4 | checked if its superblock says that there is reason to, repaired if it must be, mounted, grown |
 //! | holds ext4 whose superblock is gone, and a backup superblock | repaired from that |
 //! | holds something else, cannot be repaired, is missing, cannot be mounted | left as it is; memory takes its place |
 //! | is full | mounted; the node is degraded and says how full; PID 1's own files have a reserve (`reserve`) |
@@ -81,14 +81,17 @@ pub(super) fn mount_partition(node: &Node<'_>, wipe: bool) -> Result<Vec<String>
     let disk = BootDisk { name, table };
     let path = disk.partition_path(sys, &partition)?;
     let mut volume = Volume { sys, disk, device, partition, done: vec![path.clone()], path };
-    match prepare(&mut volume, wipe)? {
+    let todo = prepare(&mut volume, wipe)?;
+    match &todo {
         Todo::Format(mark) => {
-            volume.fit(Some(mark))?;
+            volume.fit(Some(*mark))?;
             volume.format(label)?;
         }
-        Todo::Check => {
+        Todo::Use { clean } => {
             volume.fit(grow::is_formatting(&volume.partition).then_some(Mark::Done))?;
-            volume.check()?;
+            if !clean {
+                volume.check()?;
+            }
         }
         Todo::Recover => {
             // Not fitted before it is whole: the backup superblock is looked for inside the partition as it was.
@@ -96,7 +99,14 @@ pub(super) fn mount_partition(node: &Node<'_>, wipe: bool) -> Result<Vec<String>
             volume.fit(None)?;
         }
     }
-    volume.mount(&node.data.path)?;
+    match (volume.mount(&node.data.path), todo) {
+        (Err(_), Todo::Use { clean: true }) => {
+            // It looked clean and is not.
+            volume.check()?;
+            volume.mount(&node.data.path)?;
+        }
+        (result, _) => result?,
+    }
     volume.grow_file_system(&node.data.path);
     Ok(volume.done)
 }
@@ -104,7 +114,10 @@ pub(super) fn mount_partition(node: &Node<'_>, wipe: bool) -> Result<Vec<String>
 /// What a partition needs before it can be mounted.
 enum Todo {
     Format(Mark),
-    Check,
+    /// Nothing, or a check.
+    Use {
+        clean: bool,
+    },
     Recover,
 }
 
@@ -115,7 +128,7 @@ fn prepare(volume: &mut Volume<'_>, wipe: bool) -> Result<Todo, Error> {
     }
     let foreign = |content: &str| Error::ForeignData { device: volume.path.clone(), content: content.to_owned() };
     match volume.identify()? {
-        Content::Ext4(_) => Ok(Todo::Check),
+        Content::Ext4(ext4) => Ok(Todo::Use { clean: ext4.clean }),
         _ if marked => Ok(Todo::Format(Mark::Formatting)),
         Content::Blank | Content::Unknown if volume.has_backup_superblock() => Ok(Todo::Recover),
         Content::Blank => Ok(Todo::Format(Mark::Formatting)),

@@ -83,6 +83,21 @@ fn an_existing_file_system_is_checked_mounted_and_grown() {
 }
 
 #[test]
+fn a_clean_file_system_is_checked_only_if_it_cannot_be_mounted() {
+    let mut head = ext4(3);
+    put_little::<2>(&mut head, 1024 + 58, 1);
+    let sys = machine(8, &head);
+    assert_eq!(mount(&mut node(&sys)).expect("works"), "/dev/vda4");
+    assert!(sys.calls_of("run").is_empty());
+    let sys = machine(8, &head);
+    sys.fail("mount /dev/vda4", "Structure needs cleaning");
+    mount(&mut node(&sys)).expect_err("the double fails for ever");
+    let expected = ["mount /dev/vda4", "run /usr/sbin/e2fsck -p", "mount /dev/vda4", "mount tmpfs /data"];
+    let calls = sys.calls.borrow().clone();
+    assert!(calls.len() == 4 && calls.iter().zip(expected).all(|(call, start)| call.starts_with(start)), "{calls:?}");
+}
+
+#[test]
 fn foreign_data_is_never_formatted() {
     for content in [&b"LUKS\xba\xbe"[..], b"some bytes that nobody knows"] {
         let sys = machine(64, content);

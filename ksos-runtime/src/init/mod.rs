@@ -18,6 +18,7 @@ mod cgroup;
 mod clones;
 mod configuration;
 mod data;
+mod drivers;
 mod emergency;
 mod error;
 pub mod handover;

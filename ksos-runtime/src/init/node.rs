@@ -8,7 +8,7 @@ use ksos_formats::runtime::{self, RuntimeConfig};
 use crate::cmdline::Cmdline;
 use crate::config::ConfigurationStatus;
 use crate::console::{quoted, say};
-use crate::sys::Sys;
+use crate::sys::{Pid, Sys};
 
 use super::handover::{Handover, StageReport, read_document};
 use super::journal::Journal;
@@ -44,6 +44,8 @@ pub(super) struct Node<'a> {
     pub(super) configuration: ConfigurationStatus,
     /// The boot log.
     pub(super) journal: Journal,
+    /// The process that loads drivers.
+    pub(super) drivers: Option<Pid>,
     /// The watchdog, as far as it is wanted and there.
     pub(super) watchdog: Keeper,
 }
@@ -81,6 +83,7 @@ impl<'a> Node<'a> {
             logs: "/var/log/ksos".to_owned(),
             configuration: ConfigurationStatus::default(),
             journal,
+            drivers: None,
             watchdog: Keeper::default(),
         })
     }
@@ -179,6 +182,7 @@ pub(super) mod tests {
             logs: "/var/log/ksos".to_owned(),
             configuration: ConfigurationStatus::default(),
             journal: Journal::default(),
+            drivers: None,
             watchdog: Keeper::default(),
         }
     }

@@ -10,6 +10,7 @@ use ksos_formats::runtime::{LogTarget, ReadyProbe};
 
 use crate::sys::{Command, Down, Limits, Pid, Signal, Streams, Uevent, Wake};
 
+use super::drivers::Drivers;
 use super::logs::{Change, Logs};
 use super::node::Node;
 use super::status::{self, ServiceStatus, Status};
@@ -52,7 +53,7 @@ struct Runner<'a> {
     services_ms: Option<u64>,
     ready_early: bool,
     ready_ms: Option<u64>,
-    modules_locked: bool,
+    drivers: Drivers,
     last_status: Vec<u8>,
 }
 
@@ -73,6 +74,7 @@ impl<'a> Runner<'a> {
         }
         let logs = Logs::new(&node.logs);
         let began_ms = node.sys.uptime_ms();
+        let drivers = Drivers::new(node.drivers.take(), began_ms);
         Runner {
             node,
             machine,
@@ -87,7 +89,7 @@ impl<'a> Runner<'a> {
             services_ms: None,
             ready_early: false,
             ready_ms: None,
-            modules_locked: false,
+            drivers,
             last_status: Vec::new(),
         }
     }
@@ -109,6 +111,7 @@ impl<'a> Runner<'a> {
             for wake in self.node.sys.wait(self.timeout()) {
                 self.wake(wake);
             }
+            self.drivers.load(self.node.sys);
             // Also without an announcement: one that came while the last was handled may have been merged with it.
             self.reap();
         }
@@ -161,6 +164,9 @@ impl<'a> Runner<'a> {
         while let Some((pid, exit)) = self.node.sys.reap() {
             if let Some((name, role)) = self.processes.remove(&pid) {
                 self.handle(Event::Exited(name, role, exit));
+            } else if self.drivers.ended(&mut self.node, pid) {
+                watchdog::start_late(&mut self.node);
+                self.drivers.lock(&mut self.node);
             } else if self.shell == Some(pid) {
                 self.shell = None;
                 self.shell_due = self.down.is_none().then(|| self.node.sys.uptime_ms() + SHELL_PAUSE_MS);
@@ -177,13 +183,9 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Loads drivers for devices that appear, and notices changed blocks of the root image.
+    /// Has drivers loaded for devices that appear, looks for what PID 1 itself uses, and notices changed blocks of the root image.
     fn device(&mut self, event: &Uevent) {
-        if let Some(alias) = event.field("MODALIAS").filter(|_| event.action == "add" && !self.modules_locked) {
-            let arguments = [ksos_formats::layout::RUNTIME_BINARY, "modprobe", "-q", "--", alias].map(str::to_owned);
-            // In a process of its own: a driver may take its time. What it cannot load, nobody waits for.
-            let _ = self.node.sys.spawn(&Command { arguments: arguments.to_vec(), ..Command::default() });
-        }
+        self.drivers.take(event);
         if event.field("SUBSYSTEM") == Some("input") && event.action == "add" {
             self.node.sys.watch_power_buttons();
         }
@@ -327,19 +329,8 @@ impl<'a> Runner<'a> {
         );
         self.node.say(&line);
         if self.node.config.lock_modules {
-            self.lock_modules();
-        }
-    }
-
-    /// Makes the kernel refuse modules until the next boot (kernel `Documentation/admin-guide/sysctl/kernel.rst`,
-    /// `modules_disabled`).
-    fn lock_modules(&mut self) {
-        match self.node.sys.write("/proc/sys/kernel/modules_disabled", b"1") {
-            Ok(()) => {
-                self.modules_locked = true;
-                self.node.say("modules: locked until the next boot");
-            }
-            Err(error) => self.node.degrade("modules lock", &format!("modules are not locked: {error}")),
+            self.drivers.lock_wanted = true;
+            self.drivers.lock(&mut self.node);
         }
     }
 
@@ -365,7 +356,7 @@ impl<'a> Runner<'a> {
             persistent: self.node.data.persistent,
             data: self.node.data.path.clone(),
             boot_log: self.node.journal.path().map(str::to_owned),
-            modules_locked: self.modules_locked,
+            modules_locked: self.drivers.locked,
             watchdog: self.node.watchdog.status(),
             handover_ms: self.node.stages.first().map_or(0, |stage| stage.start_ms),
             services_ms: self.services_ms,

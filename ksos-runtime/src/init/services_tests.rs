@@ -133,7 +133,8 @@ fn devices_load_drivers_and_damage_degrades() {
         fields: fields.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
     };
     runner.wake(Wake::Uevent(event(&[("MODALIAS", "usb:v1")])));
-    assert_eq!(sys.calls_of("spawn"), ["spawn /usr/lib/ksos/ksos-runtime modprobe -q -- usb:v1"]);
+    runner.drivers.load(&sys);
+    assert_eq!(sys.calls_of("spawn"), ["spawn /usr/lib/ksos/ksos-runtime modprobe -q -a -- usb:v1"]);
     for _ in 0..2 {
         runner.wake(Wake::Uevent(event(&[("DM_VERITY_ERR_BLOCK_NR", "1,42")])));
     }
@@ -218,6 +219,7 @@ fn modules_are_locked_once_the_node_is_ready() {
     assert!(sys.terminal.borrow().ends_with("ksos: modules: locked until the next boot\n"));
     let fields = [("MODALIAS".to_owned(), "usb:v1".to_owned())].into();
     locking.wake(Wake::Uevent(Uevent { action: "add".to_owned(), device: "/devices/x".to_owned(), fields }));
+    locking.drivers.load(&sys);
     assert!(sys.calls_of("spawn").is_empty(), "there is no use in trying");
     let other = Double::new();
     let mut failing = runner(&other, Vec::new());

@@ -2,14 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use crate::console::say;
+use ksos_formats::layout;
+
 use crate::modules::Loader;
-use crate::sys::{FileKind, Mount, MountFlags, Sys};
+use crate::modules::helper::{self, Helper};
+use crate::sys::{Command, FileKind, Mount, MountFlags, Streams, Sys};
 
 use super::Error;
 use super::node::Node;
 use super::table::{Failure, Run, Stage};
-use super::{journal, reserve, watchdog};
+use super::{journal, reserve};
+
+/// Name of the log of the process that loads drivers.
+pub(super) const DRIVERS: &str = "drivers";
 
 pub(super) fn has_modules(node: &Node<'_>) -> bool {
     !node.config.modules.is_empty()
@@ -46,6 +51,9 @@ pub(super) fn run(node: &mut Node<'_>, table: &[Stage]) -> Result<(), Error> {
 
 pub(super) fn load_modules(node: &mut Node<'_>) -> Result<String, Error> {
     let loader = Loader::open(node.sys, &node.cmdline)?;
+    // A helper begins at the other end of the list.
+    let reversed: Vec<&str> = node.config.modules.iter().rev().map(String::as_str).collect();
+    let helper = Helper::start(node.sys, layout::RUNTIME_BINARY, &reversed);
     let (mut count, mut failures) = (0, Vec::new());
     for name in &node.config.modules {
         match loader.load(name) {
@@ -53,11 +61,13 @@ pub(super) fn load_modules(node: &mut Node<'_>) -> Result<String, Error> {
             Err(error) => failures.push(error.to_string()),
         }
     }
+    helper.join(node.sys);
     Error::unless_empty(failures)?;
     Ok(format!("{count} loaded"))
 }
 
-/// Loads modules for the hardware that the initramfs had no drivers for: network, power button, watchdog.
+/// Begins to load modules for the hardware that the initramfs had no drivers for: network, power button, watchdog. In a
+/// process of its own: a driver may take its time, and services wait for their devices by themselves.
 pub(super) fn load_drivers(node: &mut Node<'_>) -> Result<String, Error> {
     node.sys.listen()?;
     if !["/lib/modules", "/usr/lib/modules"]
@@ -66,12 +76,12 @@ pub(super) fn load_drivers(node: &mut Node<'_>) -> Result<String, Error> {
     {
         return Ok("no modules in the image".to_owned());
     }
-    let (count, failures) = Loader::open(node.sys, &node.cmdline)?.load_for_hardware();
     node.sys.watch_power_buttons();
-    watchdog::start_late(node);
-    // Hardware that its driver refuses is no fault of the node: it is said, and that is all.
-    failures.iter().for_each(|error| say(node.sys, &format!("driver: {error}")));
-    Ok(format!("{count} loaded"))
+    let arguments = [layout::RUNTIME_BINARY, "modprobe", helper::HARDWARE].map(str::to_owned).to_vec();
+    // Hardware that its driver refuses is no fault of the node: it is in the log of this name, and that is all.
+    let streams = Streams::Captured(DRIVERS.to_owned());
+    node.drivers = Some(node.sys.spawn(&Command { arguments, streams, ..Command::default() })?);
+    Ok("begun".to_owned())
 }
 
 pub(super) fn apply_sysctl(node: &mut Node<'_>) -> Result<String, Error> {

@@ -211,7 +211,7 @@ pub(super) static STAGES: [Stage; 23] = [
     stage(
         60,
         "drivers",
-        "Loads drivers for the hardware that the initramfs had none for.",
+        "Begins to load drivers for the hardware that the initramfs had none for, in a process of its own.",
         Degraded("the hardware"),
         Root(always, stages::load_drivers),
     ),

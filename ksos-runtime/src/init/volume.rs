@@ -5,7 +5,7 @@
 //! 1. The table is fitted to the disk and the partition grown (`disk::grow`). In the same write the partition is
 //!    marked as being formatted, if that is what follows.
 //! 2. A marked partition is formatted, then the mark is taken away.
-//! 3. An existing file system is checked (`e2fsck -p`, once `-y` if that fails, once with the backup superblock if that
+//! 3. An existing file system is checked if it is not clean, or cannot be mounted (`e2fsck -p`, once `-y` if that fails, once with the backup superblock if that
 //!    fails too), mounted, and grown while mounted: the kernel journals that, the offline resizer does not.
 
 use crate::disk::find::BootDisk;
