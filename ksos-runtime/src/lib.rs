@@ -67,7 +67,7 @@ fn applet(sys: &dyn Sys, name: &str, arguments: &[String]) -> i32 {
             init::status::show(sys, json, &mut stdout(), &mut stderr())
         }
         "import-images" => init::import_images(sys, &mut stdout()),
-        "network" => network::main(sys, &mut stdout()),
+        "network" => network::main(sys, arguments, &mut stdout()),
         "agent" => agent::main(sys, &mut stdout()),
         "health" => agent::health(sys, arguments, &mut stdout()),
         "reboot" => take_down(sys, Down::Reboot, Signal::Term, arguments),

@@ -7,6 +7,8 @@ use ksos_formats::runtime::RuntimeConfig;
 use super::dhcp::Lease;
 use crate::sys::{Sys, read_line};
 
+/// 1 January 2025: no node with this code has seen an earlier time, whatever its image says.
+const EARLIEST: u64 = 1_735_689_600;
 /// Largest document that is read, in bytes.
 const DOCUMENT_LIMIT: u64 = 8 << 20;
 /// Largest kept lease that is read, in bytes.
@@ -39,10 +41,10 @@ pub fn image(sys: &dyn Sys) -> Image {
     let config = bytes.ok().and_then(|bytes| serde_json::from_slice::<RuntimeConfig>(&bytes).ok());
     match config {
         Some(config) => Image {
-            epoch: config.image.epoch,
+            epoch: config.image.epoch.max(EARLIEST),
             leases: format!("{}/ksos/leases", config.data.mount.trim_end_matches('/')),
         },
-        None => Image { epoch: 0, leases: "/run/ksos/leases".to_owned() },
+        None => Image { epoch: EARLIEST, leases: "/run/ksos/leases".to_owned() },
     }
 }
 
