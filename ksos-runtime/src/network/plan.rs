@@ -92,7 +92,7 @@ pub fn claim(
 fn fits(entry: &Interface, candidate: Candidate<'_>) -> bool {
     let link = candidate.link;
     let InterfaceKind::Ethernet(Match { name, mac }) = &entry.kind else { return false };
-    let hardware = link.kind.is_none() && candidate.device;
+    let hardware = candidate.device && link.vlan.is_none();
     let exact = name.as_ref().is_some_and(|name| *name == link.name);
     link.ethernet
         && link.hardware.is_some()
