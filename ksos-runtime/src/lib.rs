@@ -76,7 +76,7 @@ fn applet(sys: &dyn Sys, name: &str, arguments: &[String]) -> i32 {
         "factory-reset" => init::factory_reset(sys, arguments, &mut stdout(), &mut stderr()),
         "import-images" => init::import_images(sys, &mut stdout()),
         "fetch-ec2" => fetch_ec2(sys, arguments),
-        "network" => network::main(sys, &mut stdout()),
+        "network" => network::main(sys, arguments, &mut stdout()),
         "agent" => agent::main(sys, &mut stdout()),
         "health" => agent::health(sys, arguments, &mut stdout()),
         "metrics" => agent::metrics(sys, arguments, &mut stdout()),

@@ -7,9 +7,9 @@
 
 use crate::sys::{Command, Exit, Pid, Signal, Sys, read_line};
 
+use super::Context;
 use super::imds::{self, Answer, Failure, Report};
 use super::source::{Found, Gathered, Source, text_of};
-use super::{Context, load_hardware_drivers};
 
 /// Kernel parameter with another address of the metadata service.
 pub const PARAM_IMDS: &str = "ksos.imds";
@@ -57,7 +57,6 @@ fn is_ec2(sys: &dyn Sys) -> bool {
 /// Runs the child and takes its report.
 fn ask(context: &Context<'_>, address: &str) -> Report {
     let sys = context.sys;
-    load_hardware_drivers(context);
     let arguments = [ksos_formats::layout::RUNTIME_BINARY, "fetch-ec2", address, &BUDGET_MS.to_string(), REPORT];
     let command = Command { arguments: arguments.map(str::to_owned).to_vec(), ..Command::default() };
     let spawned = sys.make_directory("/run/ksos", 0o755).and_then(|()| sys.spawn(&command));

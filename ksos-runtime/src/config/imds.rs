@@ -15,7 +15,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::Sys;
+use crate::cmdline::Cmdline;
+use crate::sys::{Sys, read_text};
 
 /// Largest report that PID 1 reads, in bytes.
 pub(super) const REPORT_LIMIT: u64 = 4 << 20;
@@ -131,6 +132,9 @@ pub fn main(sys: &dyn Sys, arguments: &[String], bring_up: BringUp<'_>, out: &mu
         let _ = writeln!(out, "fetch-ec2: {budget:?} is no number of milliseconds");
         return 2;
     };
+    // Here and not in PID 1: a driver may take its time.
+    let cmdline = Cmdline::parse(&read_text(sys, "/proc/cmdline").unwrap_or_default());
+    super::load_hardware_drivers(sys, &cmdline);
     let timeouts = Timeouts { connect: Duration::from_secs(2), request: Duration::from_secs(5) };
     let report = report(sys, address, budget, &timeouts, bring_up);
     let written = serde_json::to_vec(&report).map_err(std::io::Error::other);

@@ -198,10 +198,14 @@ fn the_child_leaves_a_report_that_only_root_reads() {
     let (address, _) = server(well_behaved);
     let sys = Double::new();
     sys.put("/run/ksos/x", "");
+    sys.put("/lib/modules/6.12.0-test/modules.dep", "k/ena.ko:\n");
+    sys.put("/lib/modules/6.12.0-test/modules.alias", "alias pci:v1D0F* ena\n");
+    sys.put("/sys/bus/pci/devices/0000:00:05.0/modalias", "pci:v1D0Fd0000EC20\n");
     let mut out = Vec::new();
     let arguments = |words: [&str; 3]| words.map(str::to_owned);
     let bring_up: BringUp<'_> = &|_, _| Ok(());
     assert_eq!(main(&sys, &arguments([&address, "5000", "/run/ksos/ec2.json"]), bring_up, &mut out), 0);
+    assert_eq!(sys.calls_of("load"), ["load /lib/modules/6.12.0-test/k/ena.ko"], "the network card has its driver");
     let report: Report = serde_json::from_str(&sys.text("/run/ksos/ec2.json")).expect("JSON");
     assert!(matches!(report, Report::Answer(_)));
     assert_eq!(sys.mode("/run/ksos/ec2.json"), 0o600);

@@ -92,8 +92,8 @@ fn root_label(device: &dyn Disk, boot: &[u8]) -> Option<String> {
 pub(super) mod tests {
     use std::process::Command;
 
-    use super::super::super::disk::put_little;
     use super::*;
+    use crate::disk::put_little;
     use crate::sys::double::MemoryDisk;
 
     /// Returns a FAT16 volume with these labels.

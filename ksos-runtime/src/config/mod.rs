@@ -247,8 +247,8 @@ fn write_once(context: &Context<'_>, mut state: State, prepared: &Prepared, note
 
 /// Loads the drivers of all hardware there is, as stage 60 does later: a network card or a USB stick that a source needs
 /// has none before.
-fn load_hardware_drivers(context: &Context<'_>) {
-    if let Ok(loader) = Loader::open(context.sys, context.cmdline) {
+fn load_hardware_drivers(sys: &dyn Sys, cmdline: &Cmdline) {
+    if let Ok(loader) = Loader::open(sys, cmdline) {
         // Stage 60 says what fails.
         let _ = loader.load_for_hardware();
     }

@@ -61,7 +61,7 @@ fn load_drivers(context: &Context<'_>, insist: bool) {
             && sys.kind(&format!("{directory}/driver")).is_none()
     };
     if insist {
-        super::load_hardware_drivers(context);
+        super::load_hardware_drivers(sys, context.cmdline);
     } else if devices.iter().any(is_drive)
         && let Ok(loader) = Loader::open(sys, context.cmdline)
     {

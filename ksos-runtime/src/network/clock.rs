@@ -104,6 +104,7 @@ impl Daemon<'_> {
 
     fn perform_clock(&mut self, actions: Vec<Action>) {
         for action in actions {
+            let steered = matches!(action, Action::Step(_) | Action::Slew(..));
             let result = match action {
                 Action::Resolve(name) => {
                     self.clock.resolver.look_up(name).map_err(|error| format!("start the resolver: {error}"))
@@ -129,6 +130,9 @@ impl Daemon<'_> {
                 self.clock.client.failed_to_set(reason.clone());
                 self.problem("time", Some(reason.clone()));
                 return;
+            }
+            if steered {
+                self.problem("time", None);
             }
         }
     }

@@ -243,9 +243,24 @@ impl<'a> Daemon<'a> {
             self.configure_static(link.index);
             self.feed(link.index, Event::Carrier(true));
         } else if link.up && !before.up {
-            // The kernel dropped routes, and IPv6 addresses, when it was set down.
             self.configure_static(link.index);
         }
+        if link.up && !before.up {
+            // The kernel dropped its routes when it was set down. The server may be slow to confirm the lease.
+            self.apply_again(link.index);
+        }
+    }
+
+    /// Gives the kernel the lease in use once more, for the time that is left.
+    fn apply_again(&mut self, index: u32) {
+        let now = self.sys.uptime_ms();
+        let Some(port) = self.ports.get_mut(&index) else { return };
+        let (Some(lease), Some(entry)) = (port.applied.clone(), self.entries.get(port.claim.entry)) else { return };
+        let expires = port.client.as_ref().and_then(Client::expires_ms);
+        let left_s = expires.map(|expires| u32::try_from(expires.saturating_sub(now) / 1000).unwrap_or(u32::MAX));
+        let failures = port.apply(&mut self.netlink, &lease, left_s, entry);
+        let name = port.link.name.clone();
+        self.problem(&format!("{name} lease"), (!failures.is_empty()).then(|| failures.join("; ")));
     }
 
     /// Claims and sets up interfaces; returns whether there were any.
@@ -307,8 +322,9 @@ impl<'a> Daemon<'a> {
 
     /// Takes over the lease that the process before this one had, as far as the interface still has its address.
     fn take_over(&self, port: &mut Port) {
-        let (Some(client), mac) = (&mut port.client, port.link.mac()) else { return };
-        let Some(lease) = store::kept_lease(self.sys, &self.image.leases, &mac) else { return };
+        let key = port.lease_key();
+        let Some(client) = &mut port.client else { return };
+        let Some(lease) = store::kept_lease(self.sys, &self.image.leases, &key) else { return };
         let own = |address: &&Address| {
             address.index == port.link.index
                 && (address.address, address.prefix) == (lease.address.into(), lease.prefix)
@@ -374,8 +390,7 @@ impl<'a> Daemon<'a> {
             Action::Configure(lease) => {
                 let Some(entry) = self.entries.get(port.claim.entry) else { return };
                 let failures = port.apply(&mut self.netlink, &lease, lease.seconds, entry);
-                let mac = port.link.mac();
-                let kept = store::keep_lease(self.sys, &self.image.leases, &mac, &lease).err();
+                let kept = store::keep_lease(self.sys, &self.image.leases, &port.lease_key(), &lease).err();
                 self.problem(&format!("{name} lease file"), kept);
                 // Routes of the configuration may lead through the lease's network.
                 self.configure_static(index);

@@ -49,7 +49,17 @@ pub enum Error {
 }
 
 /// Runs the process. Returns its exit status, which is never good: it runs for ever.
-pub fn main(sys: &dyn Sys, out: &mut dyn Write) -> i32 {
+///
+/// With the arguments `--once MILLISECONDS` it is [`bring_up_once`], and the status tells whether an interface has an
+/// address.
+pub fn main(sys: &dyn Sys, arguments: &[String], out: &mut dyn Write) -> i32 {
+    if let [flag, timeout] = arguments
+        && flag == "--once"
+        && let Ok(timeout_ms) = timeout.parse()
+    {
+        let result = bring_up_once(sys, out, timeout_ms);
+        return result.map_err(|error| writeln!(out, "network: {error}")).map_or(1, |()| 0);
+    }
     let (config, failure) = store::configuration(sys);
     let mut told = |text: &dyn std::fmt::Display| drop(writeln!(out, "network: {text}"));
     if let Some(reason) = failure {

@@ -48,6 +48,12 @@ impl Port {
         Port { claim, link, client, applied: None, settled: false, socket: None }
     }
 
+    /// Returns the name that the interface's lease is kept under: a VLAN has the hardware address of what is below it.
+    pub fn lease_key(&self) -> String {
+        let mac = self.link.mac().replace(':', "");
+        self.link.vlan.map_or(mac.clone(), |(_, vlan)| format!("{mac}-{vlan}"))
+    }
+
     /// Opens the socket that the client's state asks for, and closes others.
     pub fn listen(&mut self) -> io::Result<()> {
         let listens = self.client.as_ref().map_or(Listen::Nowhere, Client::listens);

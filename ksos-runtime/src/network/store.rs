@@ -7,6 +7,8 @@ use ksos_formats::runtime::RuntimeConfig;
 use super::dhcp::Lease;
 use crate::sys::{Sys, read_line};
 
+/// 1 January 2025: no node with this code has seen an earlier time, whatever its image says.
+const EARLIEST: u64 = 1_735_689_600;
 /// Largest document that is read, in bytes.
 const DOCUMENT_LIMIT: u64 = 8 << 20;
 /// Largest kept lease that is read, in bytes.
@@ -39,10 +41,10 @@ pub fn image(sys: &dyn Sys) -> Image {
     let config = bytes.ok().and_then(|bytes| serde_json::from_slice::<RuntimeConfig>(&bytes).ok());
     match config {
         Some(config) => Image {
-            epoch: config.image.epoch,
+            epoch: config.image.epoch.max(EARLIEST),
             leases: format!("{}/ksos/leases", config.data.mount.trim_end_matches('/')),
         },
-        None => Image { epoch: 0, leases: "/run/ksos/leases".to_owned() },
+        None => Image { epoch: EARLIEST, leases: "/run/ksos/leases".to_owned() },
     }
 }
 
@@ -52,25 +54,25 @@ pub fn hostname(sys: &dyn Sys, config: &NodeConfig) -> Option<String> {
     (!name.is_empty() && name != "(none)" && name != "localhost").then_some(name)
 }
 
-/// Reads the lease that was kept for a hardware address. Anything wrong with it makes it none.
-pub fn kept_lease(sys: &dyn Sys, directory: &str, mac: &str) -> Option<Lease> {
-    let bytes = sys.read(&lease_path(directory, mac), LEASE_LIMIT).ok()?;
+/// Reads the lease that was kept under a name. Anything wrong with it makes it none.
+pub fn kept_lease(sys: &dyn Sys, directory: &str, key: &str) -> Option<Lease> {
+    let bytes = sys.read(&lease_path(directory, key), LEASE_LIMIT).ok()?;
     serde_json::from_slice(&bytes).ok().filter(Lease::is_sound)
 }
 
 /// Keeps a lease. Written only when more than its times changed: media wear out.
-pub fn keep_lease(sys: &dyn Sys, directory: &str, mac: &str, lease: &Lease) -> Result<(), String> {
+pub fn keep_lease(sys: &dyn Sys, directory: &str, key: &str, lease: &Lease) -> Result<(), String> {
     let timeless = |lease: &Lease| Lease { seconds: None, renew_s: 0, rebind_s: 0, ..lease.clone() };
-    if kept_lease(sys, directory, mac).is_some_and(|kept| timeless(&kept) == timeless(lease)) {
+    if kept_lease(sys, directory, key).is_some_and(|kept| timeless(&kept) == timeless(lease)) {
         return Ok(());
     }
     let text = serde_json::to_vec(lease).map_err(|error| error.to_string())?;
     sys.make_directory(directory, 0o700).map_err(|error| error.to_string())?;
-    sys.replace(&lease_path(directory, mac), &text, 0o600).map_err(|error| error.to_string())
+    sys.replace(&lease_path(directory, key), &text, 0o600).map_err(|error| error.to_string())
 }
 
-fn lease_path(directory: &str, mac: &str) -> String {
-    format!("{directory}/{}.json", mac.replace(':', ""))
+fn lease_path(directory: &str, key: &str) -> String {
+    format!("{directory}/{key}.json")
 }
 
 #[cfg(test)]
@@ -98,20 +100,20 @@ mod tests {
     fn leases_are_kept_and_damaged_ones_are_none() {
         let sys = Double::new();
         let lease = Lease::read(&answer(Kind::Ack, 1, &[])).expect("a lease");
-        let (directory, mac) = ("/data/ksos/leases", "02:00:00:00:00:01");
-        assert_eq!(kept_lease(&sys, directory, mac), None);
-        keep_lease(&sys, directory, mac, &lease).expect("kept");
-        assert_eq!(kept_lease(&sys, directory, mac), Some(lease.clone()));
+        let (directory, key) = ("/data/ksos/leases", "02:00:00:00:00:01");
+        assert_eq!(kept_lease(&sys, directory, key), None);
+        keep_lease(&sys, directory, key, &lease).expect("kept");
+        assert_eq!(kept_lease(&sys, directory, key), Some(lease.clone()));
         let path = "/data/ksos/leases/020000000001.json";
         sys.put(path, sys.text(path) + "\n");
-        keep_lease(&sys, directory, mac, &Lease { seconds: Some(77), renew_s: 5, rebind_s: 6, ..lease.clone() })
+        keep_lease(&sys, directory, key, &Lease { seconds: Some(77), renew_s: 5, rebind_s: 6, ..lease.clone() })
             .expect("kept");
         assert!(sys.text(path).ends_with('\n'), "not written again for its times alone");
         for bad in ["", "{", "[]", &sys.text(path).replace("10.0.0.9", "127.0.0.9")] {
             sys.put(path, bad);
-            assert_eq!(kept_lease(&sys, directory, mac), None, "{bad}");
+            assert_eq!(kept_lease(&sys, directory, key), None, "{bad}");
         }
-        keep_lease(&sys, directory, mac, &lease).expect("kept");
-        assert_eq!(kept_lease(&sys, directory, mac), Some(lease));
+        keep_lease(&sys, directory, key, &lease).expect("kept");
+        assert_eq!(kept_lease(&sys, directory, key), Some(lease));
     }
 }

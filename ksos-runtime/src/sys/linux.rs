@@ -302,13 +302,11 @@ impl Sys for Linux {
         let target = self.wall_clock_ns() + offset_ns;
         let seconds = i64::try_from(target.div_euclid(1_000_000_000)).unwrap_or(i64::MAX);
         let time = FileTime { tv_sec: seconds, tv_nsec: target.rem_euclid(1_000_000_000) as i64 };
-        rustix::time::clock_settime(ClockId::Realtime, time)
-            .map_err(|error| Error::new("move clock by", format!("{offset_ns} ns"), error))
+        rustix::time::clock_settime(ClockId::Realtime, time).map_err(|error| Error::new("move", "clock", error))
     }
 
     fn slew_clock(&self, offset_us: i64, error_us: i64) -> Result<()> {
-        super::net::slew_clock(offset_us, error_us)
-            .map_err(|error| Error::new("steer clock by", format!("{offset_us} us"), error))
+        super::net::slew_clock(offset_us, error_us).map_err(|error| Error::new("steer", "clock", error))
     }
 
     fn random(&self, bytes: &mut [u8]) -> Result<()> {

@@ -22,6 +22,8 @@ use super::message::{Kind, Message, option};
 
 /// First and longest pause between DHCPDISCOVERs, in milliseconds. Doubled each time, a quarter more or less.
 const DISCOVER_PAUSE_MS: (u64, u64) = (2000, 64_000);
+/// DHCPDISCOVERs without an answer after which people are told, once.
+const SILENT_DISCOVERS: u32 = 3;
 /// First pause between DHCPREQUESTs for an offer, in milliseconds; and how many are sent.
 const REQUEST_PAUSE_MS: u64 = 1000;
 const REQUESTS: u32 = 4;
@@ -242,7 +244,11 @@ impl Client {
         if let Some(address) = self.remembered {
             message.options.insert(option::REQUESTED_ADDRESS, address.octets().to_vec());
         }
-        vec![Action::Broadcast(message)]
+        let mut actions = vec![Action::Broadcast(message)];
+        if sent == SILENT_DISCOVERS {
+            actions.push(Action::Note("no DHCP server answers; it goes on asking".to_owned()));
+        }
+        actions
     }
 
     /// "The client ... includes the 'server identifier' ... 'requested IP address' ... set to the value of 'yiaddr' in the

@@ -76,9 +76,9 @@ impl Monitor {
     pub fn drain(&self) {
         let mut buffer = vec![0; BUFFER];
         // Also after ENOBUFS, which says that some were lost.
-        while !matches!(
+        while matches!(
             rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty()),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::BADF)
+            Ok(_) | Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::INTR)
         ) {}
     }
 }
