@@ -145,9 +145,12 @@ impl Lab {
         let path = self.directory.path().join(format!("dnsmasq-{}.log", self.processes));
         let leases = self.directory.path().join("leases");
         let mut command = self.enter(&self.server, false);
-        command.args(["dnsmasq", "-k", "-d", "-C", "/dev/null", "--port=0", "--no-ping", "--log-dhcp"]);
+        command.args(["dnsmasq", "-k", "-d", "-C", "/dev/null", "--no-ping", "--log-dhcp"]);
         command.args(["--interface=srv0", "--bind-interfaces", "--except-interface=lo", "--no-resolv"]);
         command.args(["--dhcp-range=10.9.0.50,10.9.0.60,120", &format!("--dhcp-leasefile={}", leases.display())]);
+        if !options.iter().any(|option| option.starts_with("--port")) {
+            command.arg("--port=0");
+        }
         command.args(options).stderr(File::create(&path).expect("created")).stdout(Stdio::null());
         let running = Running(command.spawn().expect("nsenter starts"));
         let log = Log(path);

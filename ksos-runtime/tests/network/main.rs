@@ -51,12 +51,13 @@ fn a_lease_is_obtained_used_and_renewed() {
     assert_eq!(interface.gateway.map(|gateway| gateway.to_string()).as_deref(), Some("10.9.0.1"));
     assert!(interface.addresses.iter().any(|address| address.origin == Origin::LinkLocal), "IPv6 by the kernel");
     // T1 is 3 s: without a broadcast, and the address gets its time back.
+    let discovered = asked.count("DHCPDISCOVER(srv0)");
     wait("renewed twice", 12, || asked.count("DHCPREQUEST(srv0)") >= 3);
     wait("its time back", 5, || {
         lab.node("ip addr show eth0").contains("valid_lft 120sec")
             || lab.node("ip addr show eth0").contains("valid_lft 119sec")
     });
-    assert_eq!(asked.count("DHCPDISCOVER(srv0)"), 1, "{}", asked.text());
+    assert_eq!(asked.count("DHCPDISCOVER(srv0)"), discovered, "{}", asked.text());
     assert_eq!(log.count("by DHCP from"), 1, "a renewal is no news: {}", log.text());
 }
 
@@ -67,18 +68,19 @@ fn a_cable_that_was_out_and_a_process_that_was_killed_keep_the_address() {
     let (network, log) = lab.start(&[], &[]);
     wait("an address", 10, || dhcp_address(&lab).is_some());
     let address = dhcp_address(&lab);
+    let discovered = asked.count("DHCPDISCOVER");
     lab.server("ip link set srv0 down");
     wait("no carrier", 5, || !lab.interface("eth0").carrier);
     assert_eq!(dhcp_address(&lab), address, "the address stays");
     assert!(!lab.status().online);
     lab.server("ip link set srv0 up");
     wait("confirmed", 10, || {
-        asked.count("DHCPACK(srv0)") == 2 && lab.interface("eth0").dhcp.as_deref() == Some("bound")
+        asked.count("DHCPACK(srv0)") >= 2 && lab.interface("eth0").dhcp.as_deref() == Some("bound")
     });
-    assert_eq!((asked.count("DHCPDISCOVER"), log.count("by DHCP from")), (1, 1), "{}", log.text());
+    assert_eq!((asked.count("DHCPDISCOVER"), log.count("by DHCP from")), (discovered, 1), "{}", log.text());
     // A loss so short that it is over when the process looks.
     lab.server("ip link set srv0 down; ip link set srv0 up");
-    wait("confirmed again", 10, || asked.count("DHCPACK(srv0)") == 3);
+    wait("confirmed again", 10, || asked.count("DHCPACK(srv0)") >= 3);
 
     // Set down and up by hand while no server answers: the routes are back all the same.
     drop(server);
@@ -91,14 +93,14 @@ fn a_cable_that_was_out_and_a_process_that_was_killed_keep_the_address() {
     drop(network);
     assert!(lab.node("ip addr show eth0").contains(&address.clone().expect("an address")));
     let (network, _) = lab.start(&[], &[]);
-    wait("confirmed by the next process", 10, || asked.count("DHCPACK(srv0)") == before + 1);
+    wait("confirmed by the next process", 10, || asked.count("DHCPACK(srv0)") >= before + 1);
     assert_eq!(dhcp_address(&lab), address);
     // After a restart of the node: no address, but the lease that was kept.
     drop(network);
     lab.node("ip addr flush dev eth0; ip link set eth0 down");
     let (_network, _) = lab.start(&[], &[]);
     wait("asked for the same address", 10, || {
-        asked.count("DHCPACK(srv0)") == before + 2 && dhcp_address(&lab).is_some()
+        asked.count("DHCPACK(srv0)") >= before + 2 && dhcp_address(&lab).is_some()
     });
     assert_eq!(dhcp_address(&lab), address);
 }
@@ -329,6 +331,21 @@ fn the_clock_is_asked_for_and_moved() {
 }
 
 #[test]
+fn time_servers_are_found_by_name() {
+    let Some(mut lab) = lab() else { return };
+    let count = time_server(&lab, 0);
+    let (_server, _) = lab.dhcp(&["--port=53", "--address=/time.example/10.9.0.1", "--address=/missing.example/"]);
+    lab.node("echo nameserver 10.9.0.1 > /run/resolv && mount --bind /run/resolv /etc/resolv.conf");
+    lab.configure(r#"{"ntp": {"enabled": true, "servers": ["missing.example", "time.example"]}}"#);
+    let (_network, log) = lab.start(&["setpriv", "--bounding-set=-sys_time"], &[]);
+    wait("asked", 15, || count.load(std::sync::atomic::Ordering::SeqCst) == 1);
+    wait("said", 5, || lab.status().time.server.is_some());
+    let time = lab.status().time;
+    assert_eq!(time.server.as_deref(), Some("time.example"), "{}", log.text());
+    assert!(time.offset_ms.is_some_and(|offset| offset.abs() < 100.0), "the same clock: {time:?}");
+}
+
+#[test]
 fn once_brings_up_an_interface_and_the_next_process_takes_it_over() {
     let Some(mut lab) = lab() else { return };
     let (mut once, log) = lab.start(&[], &["--once", "1500"]);
@@ -338,11 +355,12 @@ fn once_brings_up_an_interface_and_the_next_process_takes_it_over() {
     let (mut once, log) = lab.start(&[], &["--once", "10000"]);
     assert_eq!(once.0.wait().expect("it ends").code(), Some(0), "{}", log.text());
     assert!(lab.node("ip -4 addr show eth0").contains("10.9.0."));
+    let discovered = asked.count("DHCPDISCOVER");
     assert!(!lab.is_ready(), "others wait for the process that stays");
     let (_network, _) = lab.start(&[], &[]);
     wait("ready", 5, || lab.is_ready());
-    wait("confirmed", 5, || asked.count("DHCPACK(srv0)") == 2);
-    assert_eq!(asked.count("DHCPDISCOVER"), 1, "{}", asked.text());
+    wait("confirmed", 5, || asked.count("DHCPACK(srv0)") >= 2);
+    assert_eq!(asked.count("DHCPDISCOVER"), discovered, "{}", asked.text());
 }
 
 /// Between events nothing happens: no context switch in ten seconds.
