@@ -13,7 +13,7 @@ use crate::sys::{Command, Down, Limits, Pid, Signal, Streams, Uevent, Wake};
 use super::drivers::Drivers;
 use super::logs::{Change, Logs};
 use super::node::Node;
-use super::status::{self, ServiceStatus, Status};
+use super::status::{self, Memory, ServiceStatus, Status};
 use super::supervise::{Action, Event, Machine, Phase, Role, Timer};
 use super::watchdog::Keeper;
 use super::{apparmor, cgroup, clones, emergency, internal, stages, table, watchdog};
@@ -54,6 +54,7 @@ struct Runner<'a> {
     ready_early: bool,
     ready_ms: Option<u64>,
     drivers: Drivers,
+    memory: Option<Memory>,
     last_status: Vec<u8>,
 }
 
@@ -91,6 +92,7 @@ impl<'a> Runner<'a> {
             ready_early: false,
             ready_ms: None,
             drivers,
+            memory: None,
             last_status: Vec::new(),
         }
     }
@@ -99,6 +101,7 @@ impl<'a> Runner<'a> {
         self.shell_due = self.node.config.console_shell.then(|| self.node.sys.uptime_ms());
         // The agent and the network process look at it as soon as they start.
         self.write_status();
+        self.memory = Memory::read(self.node.sys);
         self.handle(Event::Begin);
         self.began();
         loop {
@@ -300,7 +303,8 @@ impl<'a> Runner<'a> {
     fn began(&mut self) {
         let (waiting, started): (Vec<_>, Vec<_>) =
             self.machine.services().values().partition(|service| service.phase == Phase::Waiting);
-        let detail = format!("{} started, {} to follow", started.len(), waiting.len());
+        let memory = self.memory.map_or_else(String::new, |memory| format!(", {memory}"));
+        let detail = format!("{} started, {} to follow{memory}", started.len(), waiting.len());
         self.node.report(table::by_number(80), self.began_ms, &Ok(detail));
         self.services_ms = Some(self.node.sys.uptime_ms());
         if std::mem::take(&mut self.ready_early) {
@@ -359,6 +363,7 @@ impl<'a> Runner<'a> {
             boot_log: self.node.journal.path().map(str::to_owned),
             modules_locked: self.drivers.locked,
             watchdog: self.node.watchdog.status(),
+            memory_before_services: self.memory,
             handover_ms: self.node.stages.first().map_or(0, |stage| stage.start_ms),
             services_ms: self.services_ms,
             ready_ms: self.ready_ms,

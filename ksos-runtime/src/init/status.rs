@@ -6,7 +6,7 @@ use std::io::Write;
 use serde::{Deserialize, Serialize};
 
 use crate::config::ConfigurationStatus;
-use crate::sys::{Sys, TEXT_LIMIT};
+use crate::sys::{Sys, TEXT_LIMIT, read_text};
 
 use super::handover::StageReport;
 use super::table;
@@ -56,6 +56,9 @@ pub struct Status {
     /// The hardware watchdog.
     #[serde(default)]
     pub watchdog: WatchdogStatus,
+    /// Memory in use before the first service was started: what the OS itself needs, but for its two processes.
+    #[serde(default)]
+    pub memory_before_services: Option<Memory>,
     /// Milliseconds from the kernel's start to its hand-over to `/init`.
     #[serde(default)]
     pub handover_ms: u64,
@@ -71,6 +74,37 @@ pub struct Status {
     /// The configuration.
     #[serde(default)]
     pub configuration: ConfigurationStatus,
+}
+
+/// Memory of the machine (proc(5), `/proc/meminfo`), in KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// `MemTotal`: without what the kernel's own image takes.
+    pub total_kib: u64,
+    /// What is in use and cannot be had by dropping caches: `MemTotal` without `MemFree`, `Buffers`, `Cached` (but with
+    /// `Shmem`, which is counted there) and `SReclaimable`. `MemAvailable` is smaller than the rest by what the kernel
+    /// holds back for itself (its watermarks), which nobody uses.
+    pub used_kib: u64,
+}
+
+impl Memory {
+    /// Reads what there is now.
+    pub(super) fn read(sys: &dyn Sys) -> Option<Self> {
+        let text = read_text(sys, "/proc/meminfo").ok()?;
+        let field = |name: &str| -> Option<u64> {
+            let rest = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            rest.split_whitespace().next()?.parse().ok()
+        };
+        let caches = field("Buffers")? + field("Cached")? + field("SReclaimable")?;
+        let taken = field("MemTotal")?.saturating_sub(field("MemFree")?);
+        Some(Memory { total_kib: field("MemTotal")?, used_kib: (taken + field("Shmem")?).saturating_sub(caches) })
+    }
+}
+
+impl std::fmt::Display for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} MiB memory in use before", self.used_kib >> 10, self.total_kib >> 10)
+    }
 }
 
 /// One service.
@@ -197,6 +231,7 @@ pub(super) mod tests {
             boot_log: None,
             modules_locked: false,
             watchdog: WatchdogStatus { state: "off".to_owned(), ..WatchdogStatus::default() },
+            memory_before_services: Some(Memory { total_kib: 480 << 10, used_kib: 31 << 10 }),
             handover_ms: 1800,
             services_ms: Some(2620),
             ready_ms: Some(5320),
@@ -204,6 +239,19 @@ pub(super) mod tests {
             services: vec![service("containerd", "ready", Some(77)), service("x", "done", None)],
             configuration: ConfigurationStatus::default(),
         }
+    }
+
+    #[test]
+    fn memory_in_use_is_what_no_cache_holds() {
+        let sys = Double::new();
+        assert_eq!(Memory::read(&sys), None);
+        let text = "MemTotal: 475572 kB\nMemFree: 424332 kB\nMemAvailable: 428868 kB\nBuffers: 3036 kB\n\
+            Cached: 10024 kB\nSwapCached: 9 kB\nShmem: 4 kB\nShmemHugePages: 0 kB\nSReclaimable: 1784 kB\n";
+        sys.put("/proc/meminfo", text);
+        let memory = Memory::read(&sys).expect("there");
+        assert_eq!((memory.used_kib, memory.to_string().as_str()), (36_400, "35 of 464 MiB memory in use before"));
+        sys.put("/proc/meminfo", "MemTotal: x kB\nMemAvailable\n");
+        assert_eq!(Memory::read(&sys), None);
     }
 
     #[test]
