@@ -100,7 +100,7 @@ mod tests {
     fn leases_are_kept_and_damaged_ones_are_none() {
         let sys = Double::new();
         let lease = Lease::read(&answer(Kind::Ack, 1, &[])).expect("a lease");
-        let (directory, key) = ("/data/ksos/leases", "02:00:00:00:00:01");
+        let (directory, key) = ("/data/ksos/leases", "020000000001");
         assert_eq!(kept_lease(&sys, directory, key), None);
         keep_lease(&sys, directory, key, &lease).expect("kept");
         assert_eq!(kept_lease(&sys, directory, key), Some(lease.clone()));
