@@ -1,6 +1,6 @@
 //! Output of services: `NAME.log` in the log directory, rotated by size, and the console for those that ask for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ksos_formats::runtime::LogTarget;
 
@@ -27,14 +27,14 @@ pub(super) struct Logs {
     directory: String,
     /// The beginning of a line whose end has not come yet, by service.
     partial: BTreeMap<String, Vec<u8>>,
-    /// Whether the last write failed, so that a full disk is told once.
-    failing: bool,
+    /// The services whose last write failed, so that a full disk is told once.
+    failing: BTreeSet<String>,
 }
 
 impl Logs {
     /// Returns logs below `directory`.
     pub(super) fn new(directory: &str) -> Self {
-        Logs { directory: directory.to_owned(), partial: BTreeMap::new(), failing: false }
+        Logs { directory: directory.to_owned(), partial: BTreeMap::new(), failing: BTreeSet::new() }
     }
 
     /// Takes output of a service. Returns what changed about writing it: the first failure since a success, or the first
@@ -48,11 +48,13 @@ impl Logs {
             size if size >= ROTATE_AT => sys.rename(&path, &format!("{path}.1")),
             _ => Ok(()),
         });
-        let failed_before = std::mem::replace(&mut self.failing, written.is_err());
-        match (written, failed_before) {
-            (Err(error), false) => Some(Change::Fails(error.to_string())),
-            (Ok(()), true) => Some(Change::Works),
-            _ => None,
+        let failed_before = !self.failing.is_empty();
+        match written {
+            Err(error) => {
+                self.failing.insert(name.to_owned());
+                (!failed_before).then(|| Change::Fails(error.to_string()))
+            }
+            Ok(()) => (self.failing.remove(name) && self.failing.is_empty()).then_some(Change::Works),
         }
     }
 
@@ -101,7 +103,9 @@ mod tests {
         let mut logs = Logs::new("/nowhere");
         assert!(matches!(logs.take(&sys, "svc", LogTarget::File, b"x"), Some(Change::Fails(_))));
         assert_eq!(logs.take(&sys, "svc", LogTarget::File, b"x"), None);
+        assert_eq!(logs.take(&sys, "other", LogTarget::File, b"x"), None, "the same disk");
         sys.put("/nowhere/x", "");
+        assert_eq!(logs.take(&sys, "other", LogTarget::File, b"x"), None, "not all work again");
         assert_eq!(logs.take(&sys, "svc", LogTarget::File, b"x"), Some(Change::Works));
         assert_eq!(logs.take(&sys, "svc", LogTarget::File, b"x"), None);
     }

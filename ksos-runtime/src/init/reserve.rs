@@ -1,7 +1,8 @@
 //! A small file on the data partition that is given up when the partition is full, so that what PID 1 has to write
 //! (boot count, machine-id, boot log, a request for a factory reset) finds room.
 //!
-//! The file system's own reserved blocks are no help: they are for root, and services are root.
+//! The file system's own reserved blocks are no help: they are for root, and services are root. What ext4 keeps back for
+//! its metadata beyond that (2 %, at most 4096 blocks; kernel `fs/ext4/super.c`, `ext4_set_resv_clusters`) nobody gets.
 
 use crate::sys::{Result, Sys};
 
@@ -40,7 +41,10 @@ pub(super) fn replace(sys: &dyn Sys, data: &str, path: &str, bytes: &[u8], mode:
     match sys.replace(path, bytes, mode) {
         Err(error) if error.is_full() => {
             release(sys, data);
-            sys.replace(path, bytes, mode)
+            sys.replace(path, bytes, mode).inspect_err(|_| {
+                // The temporary file that did not get full.
+                let _ = sys.remove(&format!("{path}.new"));
+            })
         }
         result => result,
     }
