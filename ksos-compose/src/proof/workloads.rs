@@ -129,15 +129,19 @@ impl Workloads<'_> {
 
     /// Names the preloaded image that is most like what was asked for.
     fn way_out(&self, reference: &Reference) -> String {
-        let text = reference.to_string();
+        // What differs by mistake is the tag, the registry, or a letter of the last component.
+        let tail = |reference: &Reference| {
+            let text = reference.to_string();
+            text.rsplit('/').next().unwrap_or_default().to_owned()
+        };
+        let text = tail(reference);
         let distance = |preloaded: &&Preloaded| {
-            let other = preloaded.reference.to_string();
-            let same = if preloaded.reference.name() == reference.name() { 0 } else { 1 };
-            (same, strsim::levenshtein(&text, &other))
+            let other = usize::from(preloaded.reference.name() != reference.name());
+            (other, strsim::levenshtein(&text, &tail(&preloaded.reference)))
         };
         let nearest = self.preloaded.iter().min_by_key(distance).filter(|nearest| {
-            let (different, distance) = distance(nearest);
-            different == 0 || distance * 3 <= text.len()
+            let (other, distance) = distance(nearest);
+            other == 0 || distance * 3 <= text.len()
         });
         let allow =
             format!("add a [container-images] entry, or \"{}\" to workloads.allow-pull", reference.name() + "*");

@@ -103,26 +103,7 @@ fn import_missing(sys: &dyn Sys, out: &mut dyn Write) -> Result<(), Error> {
     let EngineConfig { service: _, socket } = engine(&config);
     let ctr = Ctr { sys, program: find_program(sys, "ctr")?, socket };
     ctr.wait()?;
-    let images = &config.container_images;
-    let missing = missing(images, &ctr.list(images)?);
-    if !missing.is_empty() {
-        let start = sys.uptime_ms();
-        ctr.import(&missing)?;
-        let ms = sys.uptime_ms().saturating_sub(start);
-        missing.iter().for_each(|image| drop(writeln!(out, "imported {} in {ms} ms", image.reference)));
-    }
-    let listed = ctr.list(images)?;
-    if let Some(image) = self::missing(images, &listed).first() {
-        let ContainerImage { reference, manifest, .. } = image;
-        return Err(Error::Several(vec![format!("{reference} (sha256:{manifest}) is not there after its import")]));
-    }
-    for image in images {
-        let labels = listed.get(&image.reference).map_or("", |listed| &listed.labels);
-        if !LABELS.iter().all(|label| labels.contains(label)) {
-            ctr.run(&["label", &image.reference, LABELS[0], LABELS[1]])?;
-        }
-    }
-    Ok(())
+    ctr.bring(&config.container_images, out)
 }
 
 /// Returns the images that are not listed under their name with their digest.
@@ -159,6 +140,28 @@ impl Ctr<'_> {
             }
             self.sys.sleep_ms(pause);
             pause = (pause * 2).min(longest);
+        }
+        Ok(())
+    }
+
+    /// Imports those of `images` that are missing, says so, and marks all.
+    fn bring(&self, images: &[ContainerImage], out: &mut dyn Write) -> Result<(), Error> {
+        let missing = missing(images, &self.list(images)?);
+        if !missing.is_empty() {
+            let start = self.sys.uptime_ms();
+            self.import(&missing)?;
+            let ms = self.sys.uptime_ms().saturating_sub(start);
+            missing.iter().for_each(|image| drop(writeln!(out, "imported {} in {ms} ms", image.reference)));
+        }
+        let listed = self.list(images)?;
+        if let Some(ContainerImage { reference, manifest, .. }) = self::missing(images, &listed).first() {
+            return Err(Error::Several(vec![format!("{reference} (sha256:{manifest}) is not there after its import")]));
+        }
+        for image in images {
+            let labels = listed.get(&image.reference).map_or("", |listed| &listed.labels);
+            if !LABELS.iter().all(|label| labels.contains(label)) {
+                self.run(&["label", &image.reference, LABELS[0], LABELS[1]])?;
+            }
         }
         Ok(())
     }

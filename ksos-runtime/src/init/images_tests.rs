@@ -188,3 +188,118 @@ fn a_blob_that_is_shorter_than_its_descriptor_ends_the_import() {
     let (status, said) = run(&sys, &[""]);
     assert!(status == 1 && said.contains("has 5 bytes, expected 700"), "{said}");
 }
+
+/// Says whether `name` is installed; with `KSOS_REQUIRE_TOOLS`, it must be.
+#[expect(clippy::disallowed_methods, reason = "the variable says what a missing tool means")]
+fn has_tool(path: &str) -> bool {
+    let is_there = std::path::Path::new(path).is_file();
+    assert!(is_there || std::env::var_os("KSOS_REQUIRE_TOOLS").is_none(), "{path} is needed");
+    if !is_there {
+        println!("skipped: {path} is not installed");
+    }
+    is_there
+}
+
+/// A containerd of its own; dropped, it ends.
+struct Containerd {
+    directory: tempfile::TempDir,
+    process: std::process::Child,
+}
+
+#[expect(clippy::disallowed_methods, reason = "runs a foreign tool in a directory of its own")]
+impl Containerd {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = directory.path();
+        let text = format!(
+            "version = 2\nroot = \"{0}/root\"\nstate = \"{0}/state\"\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{0}/socket\"\n",
+            root.display()
+        );
+        std::fs::write(root.join("config.toml"), text).expect("written");
+        let mut command = std::process::Command::new("/usr/bin/containerd");
+        command.arg("-c").arg(root.join("config.toml"));
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let process = command.spawn().expect("containerd starts");
+        Containerd { directory, process }
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        let path = self.directory.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        std::fs::write(path, bytes).expect("written");
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A layout with one real image under two names.
+fn real_layout(containerd: &Containerd) -> Vec<ContainerImage> {
+    let blob = |bytes: &[u8]| {
+        let digest = Digest::of(bytes);
+        containerd.write(&format!("layout/blobs/sha256/{digest}"), bytes);
+        format!(r#""digest":"sha256:{digest}","size":{}"#, bytes.len())
+    };
+    // One empty file, as the runtime itself writes archives.
+    let mut layer = header("hello", 0).to_vec();
+    layer.extend([0; 1024]);
+    let arch = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let config = format!(
+        r#"{{"architecture":"{arch}","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["sha256:{}"]}}}}"#,
+        Digest::of(&layer)
+    );
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json",
+        "config":{{"mediaType":"application/vnd.oci.image.config.v1+json",{}}},
+        "layers":[{{"mediaType":"application/vnd.oci.image.layer.v1.tar",{}}}]}}"#,
+        blob(config.as_bytes()),
+        blob(&layer)
+    );
+    let descriptor = blob(manifest.as_bytes());
+    let digest = Digest::of(manifest.as_bytes());
+    let names = ["docker.io/library/a:1".to_owned(), format!("docker.io/library/a@sha256:{digest}")];
+    let entry = |name: &String| {
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json",{descriptor},
+            "platform":{{"os":"linux","architecture":"{arch}"}},"annotations":{{"io.containerd.image.name":"{name}"}}}}"#
+        )
+    };
+    let index = format!(r#"{{"schemaVersion":2,"manifests":[{},{}]}}"#, entry(&names[0]), entry(&names[1]));
+    containerd.write("layout/index.json", index.as_bytes());
+    let layout = containerd.directory.path().join("layout").display().to_string();
+    names.map(|reference| ContainerImage { reference, layout: layout.clone(), manifest: digest }).into()
+}
+
+#[test]
+fn a_real_containerd_takes_the_archive() {
+    if !has_tool("/usr/bin/containerd") || !has_tool("/usr/bin/ctr") {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: containerd needs root");
+        return;
+    }
+    let containerd = Containerd::start();
+    let images = real_layout(&containerd);
+    let sys = crate::sys::linux::Linux::new();
+    let socket = containerd.directory.path().join("socket").display().to_string();
+    let ctr = Ctr { sys: &sys, program: "/usr/bin/ctr".to_owned(), socket };
+    ctr.wait().expect("containerd answers");
+    let mut out = Vec::new();
+    for round in 0..2 {
+        ctr.bring(&images, &mut out).expect("imported");
+        let listed = ctr.list(&images).expect("listed");
+        assert!(missing(&images, &listed).is_empty());
+        assert!(listed.values().all(|listed| LABELS.iter().all(|label| listed.labels.contains(label))));
+        let said = String::from_utf8_lossy(&out).into_owned();
+        assert_eq!(said.lines().count(), 2, "round {round}: nothing is imported twice: {said}");
+    }
+    ctr.run(&["rm", &images[0].reference]).expect("removed");
+    ctr.bring(&images, &mut out).expect("imported again");
+    assert_eq!(String::from_utf8_lossy(&out).lines().count(), 3);
+}

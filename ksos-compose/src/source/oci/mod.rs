@@ -211,7 +211,11 @@ fn of_layout<'a>(entries: &'a [Descriptor], wanted: &Wanted<'_>) -> Result<Vec<&
     if !named.is_empty() {
         return Ok(named);
     }
-    if others.is_empty() || entries.len() == 1 {
+    // One image under several names is one image.
+    if let Some(first) = entries.first().filter(|first| entries.iter().all(|entry| entry.digest == first.digest)) {
+        return Ok(vec![first]);
+    }
+    if others.is_empty() {
         return Ok(entries.iter().collect());
     }
     let found = others.iter().map(|name| (*name).to_owned()).collect();
