@@ -44,6 +44,7 @@ pub use types::{
     Action, CaCertificates, Interface, InterfaceKind, KubeSolo, KubeconfigAccess, Match, Metrics, Network, NodeConfig,
     Ntp, Route, WriteFile,
 };
+pub use yaml::read_texts;
 
 /// The largest document that is read, in bytes.
 pub const DOCUMENT_LIMIT: usize = 1 << 20;

@@ -57,6 +57,20 @@ impl Node {
         }
     }
 
+    fn into_texts(self) -> serde_json::Value {
+        if self.is_null() {
+            return serde_json::Value::Null;
+        }
+        match self.value {
+            NodeValue::Scalar { text, plain: true } if text == "true" || text == "false" => (text == "true").into(),
+            NodeValue::Scalar { text, .. } => text.into(),
+            NodeValue::Sequence(items) => items.into_iter().map(Node::into_texts).collect(),
+            NodeValue::Mapping(entries) => {
+                entries.into_iter().map(|entry| (entry.key, entry.value.into_texts())).collect()
+            }
+        }
+    }
+
     fn weight(&self) -> usize {
         NODE_WEIGHT
             + match &self.value {
@@ -65,6 +79,15 @@ impl Node {
                 NodeValue::Mapping(entries) => entries.iter().map(|entry| entry.key.len() + entry.value.weight()).sum(),
             }
     }
+}
+
+/// Reads a document of another program's format whose scalars are all text, such as a kubeconfig: Booleans and null are
+/// what they are, everything else that is no list or mapping is a string.
+///
+/// # Errors
+/// What is no YAML, or more than the limits allow. Messages may quote the text.
+pub fn read_texts(text: &str) -> Result<serde_json::Value, Vec<Diagnostic>> {
+    Ok(parse(text)?.map_or(serde_json::Value::Null, Node::into_texts))
 }
 
 /// Parses a text of one document; `None` when it holds nothing.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ksos_formats::config::{Diagnostic, read_texts};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -135,13 +136,12 @@ impl File<'_> {
         // The parser's messages quote the text, which holds a private key: only the place is told.
         let syntax = |place: String| CredentialsError::Syntax(self.path.to_owned(), place);
         let text = std::str::from_utf8(bytes).map_err(|_| syntax(String::new()))?;
-        let config: Kubeconfig = serde_saphyr::from_str(text).map_err(|error| {
-            syntax(
-                error
-                    .location()
-                    .map_or_else(String::new, |at| format!(" (line {}, column {})", at.line(), at.column())),
-            )
-        })?;
+        let place = |faults: Vec<Diagnostic>| {
+            let at = faults.first().map(|fault| format!(" (line {}, column {})", fault.line, fault.column));
+            syntax(at.unwrap_or_default())
+        };
+        let document = read_texts(text).map_err(place)?;
+        let config: Kubeconfig = serde_json::from_value(document).map_err(|_| syntax(String::new()))?;
         let missing = |what, name: &str| CredentialsError::Missing {
             path: self.path.to_owned(),
             what,
