@@ -38,6 +38,10 @@ pub const PARAM_ESP: &str = "ksos.esp";
 pub const PARAM_ROOT: &str = "ksos.root";
 /// Kernel parameter that says what the runtime does when it cannot go on: `wait` or `reboot`.
 pub const PARAM_EMERGENCY: &str = "ksos.emergency";
+/// Kernel parameter about the hardware watchdog: `off`, or its timeout in seconds.
+pub const PARAM_WATCHDOG: &str = "ksos.watchdog";
+/// Kernel parameter that resets the node in this boot: `data` or `all`.
+pub const PARAM_FACTORY_RESET: &str = "ksos.factory-reset";
 
 /// The effective [`crate::config::NodeConfig`] of the running node as JSON, mode 0600. Written at stage 45.
 pub const NODE_CONFIG: &str = "/run/ksos/config.json";
@@ -47,3 +51,5 @@ pub const NETWORK_STATUS: &str = "/run/ksos/network.json";
 pub const NETWORK_SOCKET: &str = "/run/ksos/network.socket";
 /// What `/etc/resolv.conf` leads to.
 pub const RESOLV_CONF: &str = "/run/ksos/resolv.conf";
+/// The image's default configuration, YAML as a site writes it. Optional.
+pub const DEFAULT_CONFIG: &str = "/usr/lib/ksos/config.yaml";

@@ -10,6 +10,9 @@ use crate::boot::ImageId;
 /// The current value of [`RuntimeConfig::format`].
 pub const FORMAT: u32 = 1;
 
+/// Services that the runtime adds: an image's own have other names, and may be `after` them.
+pub const INTERNAL_SERVICES: [&str; 3] = ["agent", "container-images", "network"];
+
 /// `/usr/lib/ksos/runtime.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeConfig {

@@ -4,6 +4,7 @@
 pub mod build;
 pub mod cache;
 pub mod check;
+pub mod config;
 pub mod diff;
 pub mod error;
 pub mod run;

@@ -475,6 +475,7 @@ impl Builder<'_> {
             .parameter("services", &services(manifest))
             .parameter("container-images", &names)
             .parameter("workloads", &manifest.workloads)
+            .parameter("node", &manifest.node)
             .parameter("console", &manifest.console)
             .parameter("partitions", &manifest.partitions)
             .parameter("budgets", &manifest.budgets);

@@ -84,6 +84,20 @@ pub fn boot_disk(sys: &dyn Sys, esp: Option<Guid>) -> Result<BootDisk, FindError
     choose(disks, esp, &seen)
 }
 
+/// Returns the disks besides `own` that have a partition with the GUID of one of its partitions: byte-for-byte copies of
+/// it, or of an older state of it.
+pub fn clones(sys: &dyn Sys, own: &BootDisk) -> Vec<String> {
+    let names = sys.list("/sys/block").unwrap_or_default();
+    let others =
+        names.into_iter().filter(|name| *name != own.name && !NEVER.iter().any(|prefix| name.starts_with(prefix)));
+    let is_clone = |name: &String| {
+        let Ok(disk) = sys.open_disk(&device_path(name), false) else { return false };
+        let Ok(table) = Table::read(disk.as_ref()) else { return false };
+        own.table.partitions.iter().any(|partition| table.by_guid(partition.guid).is_some())
+    };
+    others.filter(is_clone).collect()
+}
+
 /// Returns the device node of a kernel device name; `!` stands for `/` in `/sys/block`.
 fn device_path(name: &str) -> String {
     format!("/dev/{}", name.replace('!', "/"))
@@ -151,6 +165,15 @@ mod tests {
         assert_eq!(boot_disk(&machine(&[("nvme0n1", 1)]), None).expect("one").name, "nvme0n1");
         let twins = boot_disk(&machine(&[("vda", 10), ("vdb", 10)]), Some(Guid([10; 16]))).expect_err("copies");
         assert!(matches!(twins, FindError::Ambiguous { .. }));
+    }
+
+    #[test]
+    fn clones_are_told_from_disks_with_the_same_labels() {
+        let sys = machine(&[("vda", 10), ("vdb", 20), ("vdc", 10)]);
+        let own = boot_disk(&sys, Some(Guid([20; 16]))).expect("one");
+        assert!(clones(&sys, &own).is_empty());
+        let own = BootDisk { name: "vda".to_owned(), table: Table::read(&image(8, 10)).expect("valid") };
+        assert_eq!(clones(&sys, &own), ["vdc"]);
     }
 
     #[test]

@@ -17,6 +17,8 @@ use super::{little, put_little};
 /// Partition attribute: the file system is being made, and what is there may be half of one. Bits 48 to 63 belong to
 /// the partition type (UEFI 2.10, table 5-8); the Discoverable Partitions Specification uses 59, 60 and 63.
 pub const FORMATTING: u64 = 1 << 48;
+/// Partition attribute: the file system is to be made anew, whatever is there.
+pub const WIPING: u64 = 1 << 49;
 /// Ends of grown partitions are multiples of this many bytes.
 const ALIGNMENT: u64 = 1 << 20;
 
@@ -25,8 +27,19 @@ const ALIGNMENT: u64 = 1 << 20;
 pub struct Change<'a> {
     /// Name of the partition that may grow, if it is the last one on the disk.
     pub name: &'a str,
-    /// Whether its [`FORMATTING`] attribute is to be set or cleared; `None` leaves it.
-    pub formatting: Option<bool>,
+    /// What its attributes are to say; `None` leaves them.
+    pub mark: Option<Mark>,
+}
+
+/// What a partition's attributes say about the file system on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// It is whole.
+    Done,
+    /// It is being made where nothing was ([`FORMATTING`]): one that is found is whole.
+    Formatting,
+    /// It is being made in place of another ([`FORMATTING`] and [`WIPING`]): one that is found may be the old one.
+    Wiping,
 }
 
 /// Why a table cannot be fitted to its disk.
@@ -114,10 +127,13 @@ fn changed_entries(table: &Table, change: Change<'_>, last_usable: u64) -> (Vec<
     if grew {
         partition.last = end - 1;
     }
-    match change.formatting {
-        Some(true) => partition.attributes |= FORMATTING,
-        Some(false) => partition.attributes &= !FORMATTING,
-        None => {}
+    if let Some(mark) = change.mark {
+        partition.attributes &= !(FORMATTING | WIPING);
+        partition.attributes |= match mark {
+            Mark::Done => 0,
+            Mark::Formatting => FORMATTING,
+            Mark::Wiping => FORMATTING | WIPING,
+        };
     }
     let start = (partition.number as usize - 1) * table.used.entry_size();
     if let Some(entry) = entries.get_mut(start..start + table.used.entry_size()) {
@@ -164,6 +180,11 @@ pub fn is_formatting(partition: &Partition) -> bool {
     partition.attributes & FORMATTING != 0
 }
 
+/// Returns whether the partition is marked as being formatted in place of what was there.
+pub fn is_wiping(partition: &Partition) -> bool {
+    partition.attributes & WIPING != 0
+}
+
 /// Returns whether the backup header is where the primary says it is and at the end of the disk.
 pub fn backup_at_end(table: &Table) -> bool {
     table.used.alternate().max(table.used.lba) == table.sectors - 1
@@ -175,7 +196,7 @@ mod tests {
     use super::*;
     use crate::sys::double::MemoryDisk;
 
-    const GROW: Change<'_> = Change { name: "KSOLODATA", formatting: Some(true) };
+    const GROW: Change<'_> = Change { name: "KSOLODATA", mark: Some(Mark::Formatting) };
 
     /// Returns the image as written to a disk of `mebibytes`.
     fn written_to(mebibytes: u64) -> MemoryDisk {
@@ -203,7 +224,7 @@ mod tests {
         assert_eq!(table.at_end.as_ref().map(|copy| &copy.entries), Some(&table.used.entries));
         assert_eq!(little::<4>(&disk.bytes.borrow(), 458), 64 * 2048 - 1);
         assert_eq!(planned(&disk, GROW), None);
-        let cleared = planned(&disk, Change { name: "KSOLODATA", formatting: Some(false) }).expect("the mark");
+        let cleared = planned(&disk, Change { name: "KSOLODATA", mark: Some(Mark::Done) }).expect("the mark");
         assert!(!cleared.grew);
         cleared.apply(&disk).expect("written");
         assert!(!is_formatting(Table::read(&disk).expect("valid").by_name("KSOLODATA").expect("there")));
@@ -258,7 +279,7 @@ mod tests {
     #[test]
     fn a_partition_that_is_not_last_does_not_grow() {
         let disk = written_to(16);
-        let plan = planned(&disk, Change { name: "KSOSSYSB", formatting: None }).expect("the backup moves");
+        let plan = planned(&disk, Change { name: "KSOSSYSB", mark: None }).expect("the backup moves");
         assert!(!plan.grew);
         assert_eq!(plan.partition.map(|partition| partition.last), Some(4 * 2048 - 1));
     }

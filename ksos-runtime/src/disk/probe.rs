@@ -15,6 +15,8 @@ pub struct Ext4 {
     pub blocks: u64,
     /// Block size in bytes.
     pub block_size: u64,
+    /// It was unmounted, without errors, and nothing is left to replay or to clean up: `e2fsck -p` would end at once.
+    pub clean: bool,
 }
 
 /// What is on a partition.
@@ -24,8 +26,21 @@ pub enum Content {
     Blank,
     /// ext2, ext3 or ext4.
     Ext4(Ext4),
-    /// Something else, named as far as known.
+    /// Something else that is known by its signature.
     Foreign(String),
+    /// Something without a signature that is known.
+    Unknown,
+}
+
+/// Where the first backup superblock of an ext4 file system with blocks of 4096 bytes is (`sparse_super`: in block
+/// group 1, which begins at block 32768; kernel `Documentation/filesystems/ext4/super.rst`), in bytes.
+pub const BACKUP_SUPERBLOCK: u64 = 32_768 * 4096;
+/// Size of a superblock in bytes.
+pub const SUPERBLOCK_SIZE: usize = 1024;
+
+/// Returns whether `block` is a superblock of block group 1 with blocks of 4096 bytes.
+pub fn is_backup_superblock(block: &[u8]) -> bool {
+    little::<2>(block, 56) == 0xef53 && little::<4>(block, 24) == 2 && little::<2>(block, 90) == 1
 }
 
 /// Tells what a partition holds from its first [`PROBE_SIZE`] bytes (fewer if it is smaller).
@@ -56,7 +71,7 @@ pub fn identify(head: &[u8]) -> Content {
     match found {
         Some((_, _, name)) => Content::Foreign((*name).to_owned()),
         None if head.iter().all(|byte| *byte == 0) => Content::Blank,
-        None => Content::Foreign("unknown data".to_owned()),
+        None => Content::Unknown,
     }
 }
 
@@ -73,7 +88,18 @@ fn ext4(head: &[u8]) -> Option<Ext4> {
         label: String::from_utf8_lossy(label).into_owned(),
         blocks: little::<4>(superblock, 4) | (high << 32),
         block_size,
+        clean: is_clean(superblock),
     })
+}
+
+/// `s_state` says cleanly unmounted and no errors, `s_feature_incompat` no journal to replay, `s_last_orphan` and
+/// `s_feature_ro_compat` no orphans, `s_error_count` no errors seen by the kernel.
+fn is_clean(superblock: &[u8]) -> bool {
+    little::<2>(superblock, 58) == 1
+        && little::<4>(superblock, 96) & 0x4 == 0
+        && little::<4>(superblock, 232) == 0
+        && little::<4>(superblock, 100) & 0x1_0000 == 0
+        && little::<4>(superblock, 404) == 0
 }
 
 /// Returns the volume label in a FAT boot sector (Microsoft FAT specification 1.03, sections 3.1 to 3.3).
@@ -98,6 +124,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn clean_is_what_needs_no_check() {
+        let clean = |change: fn(&mut [u8])| {
+            let mut superblock = vec![0; 1024];
+            put_little::<2>(&mut superblock, 58, 1);
+            change(&mut superblock);
+            is_clean(&superblock)
+        };
+        assert!(clean(|_| {}));
+        assert!(!clean(|s| put_little::<2>(s, 58, 0)), "mounted when the power went");
+        assert!(!clean(|s| put_little::<2>(s, 58, 3)), "errors");
+        assert!(!clean(|s| put_little::<4>(s, 96, 4)), "a journal to replay");
+        assert!(!clean(|s| put_little::<4>(s, 232, 12)), "orphans");
+        assert!(!clean(|s| put_little::<4>(s, 100, 0x1_0000)), "orphans in the orphan file");
+        assert!(!clean(|s| put_little::<4>(s, 404, 1)), "errors the kernel has counted");
+    }
+
+    #[test]
     fn reads_superblocks_and_labels() {
         let mut head = vec![0; 4096];
         put_little::<2>(&mut head, 1024 + 56, 0xef53);
@@ -105,13 +148,14 @@ mod tests {
         put_little::<4>(&mut head, 1024 + 336, 1);
         put_little::<4>(&mut head, 1024 + 24, 2);
         head[1024 + 120..1024 + 129].copy_from_slice(b"KSOLODATA");
-        let expected = |blocks| Content::Ext4(Ext4 { label: "KSOLODATA".to_owned(), blocks, block_size: 4096 });
+        let expected =
+            |blocks| Content::Ext4(Ext4 { label: "KSOLODATA".to_owned(), blocks, block_size: 4096, clean: false });
         assert_eq!(identify(&head), expected(7));
         put_little::<4>(&mut head, 1024 + 96, 0x80);
         assert_eq!(identify(&head), expected((1 << 32) + 7));
         for impossible in [7, 40, 60, u64::from(u32::MAX)] {
             put_little::<4>(&mut head, 1024 + 24, impossible);
-            assert_eq!(identify(&head), Content::Foreign("unknown data".to_owned()), "block size {impossible}");
+            assert_eq!(identify(&head), Content::Unknown, "block size {impossible}");
         }
     }
 
@@ -121,7 +165,7 @@ mod tests {
         assert_eq!(identify(&[]), Content::Blank);
         let mut head = vec![0; PROBE_SIZE];
         head[PROBE_SIZE - 1] = 1;
-        assert_eq!(identify(&head), Content::Foreign("unknown data".to_owned()));
+        assert_eq!(identify(&head), Content::Unknown);
     }
 
     #[test]

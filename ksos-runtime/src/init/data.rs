@@ -1,29 +1,33 @@
-//! Stages 30 and 35: the data partition, and what of it appears where.
+//! Stage 30: the data partition. What it is like decides what is done; `volume` does it.
 //!
-//! The partition is taken by its GPT name on the boot disk. In order, each step safe against a power cut:
+//! | it | outcome |
+//! |---|---|
+//! | is blank, or marked as being formatted | formatted |
+//! | holds ext4 | checked if its superblock says that there is reason to, repaired if it must be, mounted, grown |
+//! | holds ext4 whose superblock is gone, and a backup superblock | repaired from that |
+//! | holds something else, cannot be repaired, is missing, cannot be mounted | left as it is; memory takes its place |
+//! | is full | mounted; the node is degraded and says how full; PID 1's own files have a reserve (`reserve`) |
+//! | is to be reset | erased or formatted first (`reset`) |
 //!
-//! 1. The table is fitted to the disk and the partition grown (`disk::grow`). In the same write the partition is
-//!    marked as being formatted, if it is blank or was marked before.
-//! 2. A blank or marked partition is formatted, then the mark is taken away. Anything else that is no ext4 file system
-//!    is left alone and reported.
-//! 3. An existing file system is checked (`e2fsck -p`, once `-y` if that fails), mounted, and grown while mounted: the
-//!    kernel journals that, the offline resizer does not.
-//!
-//! Whatever fails: memory takes the partition's place, the node is degraded and says why.
+//! Memory in its place, and every other lasting fault, makes the node degraded with the reason.
 
-use crate::disk::gpt::{Partition, Table};
-use crate::disk::grow::{self, Change};
-use crate::disk::probe::{Content, Ext4, PROBE_SIZE, identify};
-use crate::disk::{find::BootDisk, gpt::GptError};
-use crate::sys::{Disk, Exit, FileKind, Mount, MountFlags, Sys};
+use crate::disk::find::BootDisk;
+use crate::disk::grow::{self, Mark};
+use crate::disk::probe::Content;
+use crate::sys::{FileKind, Mount, MountFlags, Space, Sys};
 
 use super::Error;
 use super::node::Node;
+use super::reset::{self, Scope};
+use super::volume::{Volume, read_table};
 
 /// Where data is mounted if the image has no directory for it.
 const FALLBACK_MOUNT: &str = "/run/ksos/data";
 /// Directories that programs of the image are looked for in.
 const PROGRAM_DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
+/// Flags of what data is mounted from: what may be executed is mounted where it appears (`persist`).
+pub(super) const FLAGS: MountFlags =
+    MountFlags { read_only: false, no_suid: true, no_dev: true, no_exec: true, no_atime: true };
 
 /// Returns the path of a program of the image.
 pub(super) fn find_program(sys: &dyn Sys, name: &str) -> Result<String, Error> {
@@ -37,25 +41,36 @@ pub(super) fn mount(node: &mut Node<'_>) -> Result<String, Error> {
         FALLBACK_MOUNT.clone_into(&mut node.data.path);
         node.sys.make_directory(FALLBACK_MOUNT, 0o755)?;
     }
-    let result = mount_partition(node);
-    node.data.persistent = result.is_ok();
-    if result.is_err() {
-        super::stages::mount_tmpfs(node.sys, &node.data.path, 0o755)?;
+    let asked = reset::from_cmdline(&node.cmdline);
+    let wanted = asked.as_ref().ok().copied().flatten();
+    let mounted = mount_partition(node, wanted == Some(Scope::All));
+    node.data.persistent = mounted.is_ok();
+    let mut done = match mounted {
+        Ok(done) => done,
+        Err(error) => return in_memory(node, error),
+    };
+    match reset::carry_out(node, wanted) {
+        Ok(what) => done.extend(what),
+        Err(error) if !node.data.persistent => return in_memory(node, error),
+        Err(error) => node.degrade("factory reset", &format!("factory reset: {error}")),
     }
-    result
+    tell_room(node);
+    // The partition is in use; that a parameter cannot be read is said all the same.
+    if let Err(error) = asked {
+        node.degrade("factory reset", &format!("factory reset: {error}"));
+    }
+    Ok(done.join(", "))
 }
 
-/// The data partition while it is made ready.
-struct Volume<'a> {
-    sys: &'a dyn Sys,
-    disk: BootDisk,
-    device: Box<dyn Disk>,
-    partition: Partition,
-    path: String,
-    done: Vec<String>,
+/// Mounts memory where the partition should be.
+fn in_memory(node: &Node<'_>, error: Error) -> Result<String, Error> {
+    let mount = Mount { source: "tmpfs", target: &node.data.path, kind: "tmpfs", flags: FLAGS, options: "mode=0755" };
+    node.sys.mount(&mount)?;
+    Err(error)
 }
 
-fn mount_partition(node: &Node<'_>) -> Result<String, Error> {
+/// Makes the partition ready and mounts it; returns what was done. With `wipe`, formats it whatever it holds.
+pub(super) fn mount_partition(node: &Node<'_>, wipe: bool) -> Result<Vec<String>, Error> {
     let sys = node.sys;
     let label = &node.config.data.label;
     let device = sys.open_disk(&node.handover.disk, true)?;
@@ -65,162 +80,76 @@ fn mount_partition(node: &Node<'_>) -> Result<String, Error> {
     let name = node.handover.disk.trim_start_matches("/dev/").replace('/', "!");
     let disk = BootDisk { name, table };
     let path = disk.partition_path(sys, &partition)?;
-    let mut volume = Volume { sys, disk, device, partition, path, done: Vec::new() };
-    let marked = grow::is_formatting(&volume.partition);
-    let content = volume.identify()?;
-    let format = match &content {
-        Content::Ext4(_) => false,
-        Content::Blank => true,
-        Content::Foreign(_) if marked => true,
-        Content::Foreign(what) => {
-            return Err(Error::ForeignData { device: volume.path.clone(), content: what.clone() });
+    let mut volume = Volume { sys, disk, device, partition, done: vec![path.clone()], path };
+    let todo = prepare(&mut volume, wipe)?;
+    match &todo {
+        Todo::Format(mark) => {
+            volume.fit(Some(*mark))?;
+            volume.format(label)?;
         }
-    };
-    volume.fit(format.then_some(true).or(marked.then_some(false)))?;
-    if format {
-        volume.format(label)?;
-    } else {
-        volume.check()?;
+        Todo::Use { clean } => {
+            volume.fit(grow::is_formatting(&volume.partition).then_some(Mark::Done))?;
+            if !clean {
+                volume.check()?;
+            }
+        }
+        Todo::Recover => {
+            // Not fitted before it is whole: the backup superblock is looked for inside the partition as it was.
+            volume.recover()?;
+            volume.fit(None)?;
+        }
     }
-    volume.mount(&node.data.path)?;
+    match (volume.mount(&node.data.path), todo) {
+        (Err(_), Todo::Use { clean: true }) => {
+            // It looked clean and is not.
+            volume.check()?;
+            volume.mount(&node.data.path)?;
+        }
+        (result, _) => result?,
+    }
     volume.grow_file_system(&node.data.path);
-    Ok(format!("{}{}", volume.path, volume.done.iter().map(|what| format!(", {what}")).collect::<String>()))
+    Ok(volume.done)
 }
 
-fn read_table(device: &dyn Disk, path: &str) -> Result<Table, Error> {
-    Table::read(device).map_err(|source: GptError| Error::Table { disk: path.to_owned(), source })
+/// What a partition needs before it can be mounted.
+enum Todo {
+    Format(Mark),
+    /// Nothing, or a check.
+    Use {
+        clean: bool,
+    },
+    Recover,
 }
 
-impl Volume<'_> {
-    /// Tells what is on the partition.
-    fn identify(&self) -> Result<Content, Error> {
-        let (start, length) = self.disk.table.extent(&self.partition);
-        let mut head = vec![0; PROBE_SIZE.min(usize::try_from(length).unwrap_or(PROBE_SIZE))];
-        // Through the partition's own device, not the disk's: they have separate caches.
-        match self.sys.open_disk(&self.path, false) {
-            Ok(device) => device.read_at(0, &mut head)?,
-            Err(error) if error.is_not_found() => self.device.read_at(start, &mut head)?,
-            Err(error) => return Err(error.into()),
-        }
-        Ok(identify(&head))
+fn prepare(volume: &mut Volume<'_>, wipe: bool) -> Result<Todo, Error> {
+    let marked = grow::is_formatting(&volume.partition);
+    if wipe || grow::is_wiping(&volume.partition) {
+        return Ok(Todo::Format(Mark::Wiping));
     }
-
-    /// Fits the table to the disk, grows the partition, and sets or clears its mark.
-    fn fit(&mut self, formatting: Option<bool>) -> Result<(), Error> {
-        let name = self.partition.name.clone();
-        let mut mbr = [0; 512];
-        self.device.read_at(0, &mut mbr)?;
-        let plan = grow::plan(&self.disk.table, &mbr, Change { name: &name, formatting });
-        let plan = plan.map_err(|source| Error::Grow { disk: self.disk.path(), source })?;
-        let Some(plan) = plan else { return Ok(()) };
-        plan.apply(self.device.as_ref())?;
-        self.disk.table = read_table(self.device.as_ref(), &self.disk.path())?;
-        if let Some(partition) = plan.partition {
-            self.partition = partition;
-        }
-        if plan.grew {
-            let (start, length) = self.disk.table.extent(&self.partition);
-            self.sys.resize_partition(&self.disk.path(), self.partition.number, start, length)?;
-            self.done.push(format!("grown to {} MiB", length >> 20));
-        }
-        Ok(())
-    }
-
-    /// Formats the partition and takes the mark away.
-    fn format(&mut self, label: &str) -> Result<(), Error> {
-        let mke2fs = find_program(self.sys, "mke2fs")?;
-        // mke2fs makes a UUID and, without a seeded generator, polls for one for 4 s (libuuid). Waiting for it in the
-        // kernel seeds it from timer jitter within about 1 s.
-        self.sys.random(&mut [0])?;
-        let options = "lazy_itable_init=1,lazy_journal_init=1";
-        // Blocks of 4096 bytes also for a partition that is small now: it may be large after the next resize.
-        let arguments = [&mke2fs, "-q", "-F", "-t", "ext4", "-b", "4096", "-L", label, "-E", options, &self.path];
-        let (exit, output) = self.sys.run(&arguments)?;
-        if !exit.success() {
-            return Err(Error::Program { program: "mke2fs".to_owned(), exit, output });
-        }
-        self.fit(Some(false))?;
-        self.done.push("formatted".to_owned());
-        Ok(())
-    }
-
-    /// Checks the file system (e2fsck(8): status 1 is corrected, 2 corrected and to be mounted anew, 4 not corrected).
-    fn check(&mut self) -> Result<(), Error> {
-        let e2fsck = match find_program(self.sys, "e2fsck") {
-            Ok(path) => path,
-            Err(error) => {
-                self.done.push(format!("not checked: {error}"));
-                return Ok(());
-            }
-        };
-        let (exit, _) = self.sys.run(&[&e2fsck, "-p", &self.path])?;
-        match exit {
-            Exit::Code(0) => return Ok(()),
-            Exit::Code(1..=3) => {
-                self.done.push("repaired".to_owned());
-                return Ok(());
-            }
-            _ => {}
-        }
-        let (exit, output) = self.sys.run(&[&e2fsck, "-y", &self.path])?;
-        match exit {
-            Exit::Code(0..=3) => {
-                self.done.push("repaired with losses possible".to_owned());
-                Ok(())
-            }
-            _ => Err(Error::Program { program: format!("e2fsck {}", self.path), exit, output }),
-        }
-    }
-
-    fn mount(&self, target: &str) -> Result<(), Error> {
-        // Containers need to execute and to change users; device nodes come from /dev.
-        let flags = MountFlags { no_atime: true, no_dev: true, ..MountFlags::default() };
-        Ok(self.sys.mount(&Mount { source: &self.path, target, kind: "ext4", flags, options: "" })?)
-    }
-
-    /// Grows the mounted file system to its partition. A failure leaves it as large as it was.
-    fn grow_file_system(&mut self, target: &str) {
-        let Ok(Content::Ext4(Ext4 { blocks, block_size, .. })) = self.identify() else { return };
-        let possible = self.disk.table.extent(&self.partition).1 / block_size;
-        if possible <= blocks {
-            return;
-        }
-        self.done.push(match self.sys.resize_ext4(target, possible) {
-            Ok(()) => format!("file system grown from {} MiB", (blocks * block_size) >> 20),
-            Err(error) => format!("file system not grown: {error}"),
-        });
+    let foreign = |content: &str| Error::ForeignData { device: volume.path.clone(), content: content.to_owned() };
+    match volume.identify()? {
+        Content::Ext4(ext4) => Ok(Todo::Use { clean: ext4.clean }),
+        _ if marked => Ok(Todo::Format(Mark::Formatting)),
+        Content::Blank | Content::Unknown if volume.has_backup_superblock() => Ok(Todo::Recover),
+        Content::Blank => Ok(Todo::Format(Mark::Formatting)),
+        Content::Unknown => Err(foreign("unknown data")),
+        Content::Foreign(what) => Err(foreign(&what)),
     }
 }
 
-/// Binds what persists to its place. What the image holds there is copied to the data partition first, once.
-pub(super) fn persist(node: &mut Node<'_>) -> Result<String, Error> {
-    let mut paths = node.config.data.persist.clone();
-    // A directory before what is below it.
-    paths.sort();
-    let results = paths.iter().map(|path| persist_one(node, path));
-    Error::unless_empty(results.filter_map(|result| result.err().map(|error| error.to_string())).collect())?;
-    Ok(format!("{} paths", paths.len()))
+/// Says when the partition is full. The node works on: what can be removed is removed by those who own it.
+fn tell_room(node: &mut Node<'_>) {
+    let Ok(space) = node.sys.space(&node.data.path) else { return };
+    if is_full(space) {
+        let reason =
+            format!("the data partition is full: {} KiB of {} MiB are free", space.available >> 10, space.total >> 20);
+        node.degrade("data room", &reason);
+    }
 }
 
-fn persist_one(node: &Node<'_>, path: &str) -> Result<(), Error> {
-    let sys = node.sys;
-    if sys.kind(path).is_none() {
-        return Err(Error::NoPath(path.to_owned()));
-    }
-    let kept = format!("{}/{}", node.data.path.trim_end_matches('/'), path.trim_matches('/'));
-    if sys.kind(&kept).is_none() {
-        if let Some((parent, _)) = kept.rsplit_once('/') {
-            sys.make_directory(parent, 0o755)?;
-        }
-        // Complete under another name first: half a copy would look like a whole one at the next boot.
-        let staging = format!("{}/ksos/staging-{}", node.data.path, path.trim_matches('/').replace('/', "-"));
-        sys.make_directory(&format!("{}/ksos", node.data.path), 0o755)?;
-        sys.remove_tree(&staging)?;
-        sys.copy_tree(path, &staging)?;
-        sys.sync();
-        sys.rename(&staging, &kept)?;
-    }
-    Ok(sys.bind(&kept, path)?)
+/// A hundredth, but at least 1 MiB and at most 64 MiB, must be free.
+fn is_full(space: Space) -> bool {
+    space.available < (space.total / 100).clamp(1 << 20, 64 << 20)
 }
 
 #[cfg(test)]

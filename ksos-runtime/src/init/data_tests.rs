@@ -2,9 +2,13 @@
 
 use super::super::node::tests::node;
 use super::*;
+use crate::disk::gpt::Table;
 use crate::disk::gpt::tests::{MIB, image};
+use crate::disk::grow::Change;
+use crate::disk::probe;
 use crate::disk::put_little;
 use crate::sys::double::{Double, MemoryDisk};
+use crate::sys::{Disk, Exit};
 
 /// A node whose image was written to a disk of `mebibytes`; the partition holds `content` at its start.
 fn machine(mebibytes: u64, content: &[u8]) -> Double {
@@ -49,7 +53,7 @@ fn a_blank_partition_is_grown_formatted_and_mounted() {
     let expected = [
         "resize-partition /dev/vda 4 4194304 61865984".to_owned(),
         format!("run /usr/sbin/mke2fs -q -F -t ext4 -b 4096 -L KSOLODATA {options}"),
-        "mount /dev/vda4 /data ext4 rw ".to_owned(),
+        "mount /dev/vda4 /data ext4 rw errors=remount-ro".to_owned(),
     ];
     assert_eq!(*sys.calls.borrow(), expected);
 }
@@ -62,16 +66,35 @@ fn an_existing_file_system_is_checked_mounted_and_grown() {
     let calls = sys.calls.borrow().clone();
     assert_eq!(
         calls[1..],
-        ["run /usr/sbin/e2fsck -p /dev/vda4", "mount /dev/vda4 /data ext4 rw ", "resize-ext4 /data 15104"]
+        [
+            "run /usr/sbin/e2fsck -p /dev/vda4",
+            "mount /dev/vda4 /data ext4 rw errors=remount-ro",
+            "resize-ext4 /data 15104"
+        ]
     );
     sys.calls.borrow_mut().clear();
     disk(&sys).write_at(4 * MIB, &ext4(59)).expect("written");
     mount(&mut node(&sys)).expect("works");
     assert_eq!(
         *sys.calls.borrow(),
-        ["run /usr/sbin/e2fsck -p /dev/vda4", "mount /dev/vda4 /data ext4 rw "],
+        ["run /usr/sbin/e2fsck -p /dev/vda4", "mount /dev/vda4 /data ext4 rw errors=remount-ro"],
         "nothing left to grow"
     );
+}
+
+#[test]
+fn a_clean_file_system_is_checked_only_if_it_cannot_be_mounted() {
+    let mut head = ext4(3);
+    put_little::<2>(&mut head, 1024 + 58, 1);
+    let sys = machine(8, &head);
+    assert_eq!(mount(&mut node(&sys)).expect("works"), "/dev/vda4");
+    assert!(sys.calls_of("run").is_empty());
+    let sys = machine(8, &head);
+    sys.fail("mount /dev/vda4", "Structure needs cleaning");
+    mount(&mut node(&sys)).expect_err("the double fails for ever");
+    let expected = ["mount /dev/vda4", "run /usr/sbin/e2fsck -p", "mount /dev/vda4", "mount tmpfs /data"];
+    let calls = sys.calls.borrow().clone();
+    assert!(calls.len() == 4 && calls.iter().zip(expected).all(|(call, start)| call.starts_with(start)), "{calls:?}");
 }
 
 #[test]
@@ -94,7 +117,7 @@ fn an_interrupted_format_is_done_again() {
     let mut head = [0; 512];
     disk(&sys).read_at(0, &mut head).expect("read");
     let table = Table::read(&disk(&sys)).expect("valid");
-    let mark = Change { name: "KSOLODATA", formatting: Some(true) };
+    let mark = Change { name: "KSOLODATA", mark: Some(Mark::Formatting) };
     grow::plan(&table, &head, mark).expect("fits").expect("work").apply(&disk(&sys)).expect("written");
     assert_eq!(mount(&mut node(&sys)).expect("works"), "/dev/vda4, formatted");
     assert!(!is_marked(&sys));
@@ -144,23 +167,77 @@ fn an_image_without_the_mount_point_uses_another() {
     let mut node = node(&sys);
     node.data.path = "/nowhere".to_owned();
     mount(&mut node).expect("works");
-    assert_eq!(sys.calls_of("mount"), ["mount /dev/vda4 /run/ksos/data ext4 rw "]);
+    assert_eq!(sys.calls_of("mount"), ["mount /dev/vda4 /run/ksos/data ext4 rw errors=remount-ro"]);
+}
+
+/// A node whose partition of 135 MiB has a backup superblock, and `head` where the primary one should be.
+fn with_backup(head: &[u8]) -> Double {
+    let sys = machine(8, head);
+    let mut disk = image(140, 1);
+    disk.bytes.borrow_mut()[4 << 20..(4 << 20) + head.len()].copy_from_slice(head);
+    let at = (4 * MIB + probe::BACKUP_SUPERBLOCK) as usize;
+    for (offset, bytes) in [(56, [0x53, 0xef]), (24, [2, 0]), (90, [1, 0])] {
+        disk.bytes.borrow_mut()[at + offset..at + offset + 2].copy_from_slice(&bytes);
+    }
+    std::mem::swap(sys.disks.borrow_mut().get_mut("/dev/vda").expect("there"), &mut disk);
+    sys
 }
 
 #[test]
-fn persisted_paths_are_seeded_from_the_image_once() {
-    let sys = machine(8, &[]);
-    sys.put("/etc/app/config", "default");
-    sys.put("/var/lib/app/.keep", "");
+fn a_superblock_that_is_gone_is_replaced_by_its_backup() {
+    let run = "run /usr/sbin/e2fsck -y -b 32768 -B 4096 /dev/vda4";
+    for head in [&[0; 16][..], b"overwritten"] {
+        let sys = with_backup(head);
+        let detail = mount(&mut node(&sys)).expect("works");
+        assert_eq!(detail, "/dev/vda4, repaired from the backup superblock, losses possible");
+        assert_eq!(sys.calls_of("run"), [run]);
+    }
+    let sys = with_backup(&ext4(135));
+    let runs = [8, 8, 1].map(|code| (Exit::Code(code), "bad".to_owned()));
+    sys.runs.borrow_mut().insert("/usr/sbin/e2fsck".to_owned(), runs.into());
+    mount(&mut node(&sys)).expect("works");
+    assert_eq!(sys.calls_of("run").last().map(String::as_str), Some(run));
+}
+
+#[test]
+fn what_no_backup_can_repair_is_left_as_it_is() {
+    let sys = with_backup(b"overwritten");
+    sys.runs.borrow_mut().insert("/usr/sbin/e2fsck".to_owned(), [(Exit::Code(8), "no".to_owned())].into());
+    let head = |sys: &Double| disk(sys).bytes.borrow()[..8 << 20].to_vec();
+    let before = head(&sys);
     let mut node = node(&sys);
-    node.config.data.persist = ["/var/lib/app", "/etc/app", "/not/there"].map(str::to_owned).to_vec();
-    sys.put("/data/ksos/staging-etc-app/half", "left by a power cut");
-    let error = persist(&mut node).expect_err("one is missing");
-    assert_eq!(error.to_string(), "/not/there is not in the image");
-    assert_eq!(sys.text("/data/etc/app/config"), "default");
-    assert_eq!(sys.kind("/data/etc/app/half"), None);
-    assert_eq!(sys.calls_of("bind"), ["bind /data/etc/app /etc/app", "bind /data/var/lib/app /var/lib/app"]);
-    sys.put("/data/etc/app/config", "changed");
-    persist(&mut node).expect_err("the same");
-    assert_eq!(sys.text("/data/etc/app/config"), "changed");
+    let error = mount(&mut node).expect_err("degraded").to_string();
+    assert_eq!(error, "e2fsck -b 32768 /dev/vda4: exit status 8: no");
+    assert!(!node.data.persistent && head(&sys) == before);
+    // A volume that is known not to be ours is not touched, whatever lies behind its beginning.
+    let sys = with_backup(b"LUKS\xba\xbe");
+    mount(&mut super::super::node::tests::node(&sys)).expect_err("degraded");
+    assert!(sys.calls_of("run").is_empty());
+}
+
+#[test]
+fn an_old_backup_behind_a_new_images_partition_is_not_looked_at() {
+    let sys = machine(140, &[]);
+    let at = (4 * MIB + probe::BACKUP_SUPERBLOCK) as usize;
+    disk(&sys).bytes.borrow_mut()[at + 56..at + 58].copy_from_slice(&[0x53, 0xef]);
+    disk(&sys).bytes.borrow_mut()[at + 24] = 2;
+    disk(&sys).bytes.borrow_mut()[at + 90] = 1;
+    assert!(mount(&mut node(&sys)).expect("works").ends_with("formatted"));
+}
+
+#[test]
+fn a_full_partition_boots_degraded_with_numbers() {
+    for (total, available, full) in [(8 << 30, 63 << 20, true), (8 << 30, 64 << 20, false), (50 << 20, 1 << 20, false)]
+    {
+        let sys = machine(8, &ext4(3));
+        sys.room.set(Space { total, available, free: available });
+        let mut node = node(&sys);
+        mount(&mut node).expect("works");
+        assert_eq!(node.degraded.contains_key("data room"), full, "{total} {available}");
+    }
+    let sys = machine(8, &ext4(3));
+    sys.room.set(Space { total: 8 << 30, available: 12 << 10, free: 400 << 20 });
+    let mut node = node(&sys);
+    mount(&mut node).expect("works");
+    assert_eq!(node.degraded["data room"], "the data partition is full: 12 KiB of 8192 MiB are free");
 }

@@ -4,6 +4,7 @@ use crate::cmdline::OnEmergency;
 use crate::console::{quoted, say, terminals};
 use crate::sys::{Command, Down, FileKind, Pid, Signal, Streams, Sys, Wake};
 
+use super::watchdog::Keeper;
 use super::{kernel_cmdline, shutdown};
 
 /// How long the reason stays on the screen before a restart, in milliseconds.
@@ -14,7 +15,7 @@ const SHELL_PAUSE_MS: u64 = 1000;
 /// Says why, and waits or restarts as the kernel command line has it. Never returns.
 pub(super) fn enter(sys: &dyn Sys, reason: &str, shell: bool) -> ! {
     let down = hold(sys, reason, shell);
-    let failure = shutdown::finish(sys, down);
+    let failure = shutdown::finish(sys, down, &mut Keeper::default());
     say(sys, &format!("emergency reason={}", quoted(&failure.to_string())));
     loop {
         sys.sleep_ms(REBOOT_AFTER_MS);

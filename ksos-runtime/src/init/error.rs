@@ -117,6 +117,9 @@ pub enum Error {
         /// The end of its output.
         output: String,
     },
+    /// The kernel has no AppArmor, or it is turned off.
+    #[error("the kernel has no AppArmor")]
+    NoAppArmor,
     /// A program is not in the image.
     #[error("{0} is not in the image")]
     NoProgram(String),

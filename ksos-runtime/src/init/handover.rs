@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::sys::{self, Sys, TEXT_LIMIT};
 
 use super::Error;
+use super::table::Stage;
 
 /// Where the document is.
 pub const PATH: &str = "/run/ksos/boot.json";
@@ -22,8 +23,46 @@ pub struct StageReport {
     pub name: String,
     /// Whether it succeeded.
     pub ok: bool,
+    /// `ok`; `degraded` if it failed and the node went on; `failed` if the node could not.
+    #[serde(default)]
+    pub outcome: String,
+    /// When it began, in milliseconds since the kernel started.
+    #[serde(default)]
+    pub start_ms: u64,
     /// How long it took, in milliseconds.
     pub ms: u64,
+    /// What it did, or why it failed.
+    #[serde(default)]
+    pub detail: String,
+}
+
+impl StageReport {
+    /// Returns how `stage` went that began at `start_ms` and has ended now.
+    pub(super) fn new(sys: &dyn Sys, stage: &Stage, start_ms: u64, result: &Result<String, Error>) -> Self {
+        let (outcome, detail) = match result {
+            Ok(detail) => ("ok", detail.clone()),
+            Err(error) => (stage.failure.outcome(), error.to_string()),
+        };
+        StageReport {
+            number: stage.number,
+            name: stage.name.to_owned(),
+            ok: result.is_ok(),
+            outcome: outcome.to_owned(),
+            start_ms,
+            ms: sys.uptime_ms().saturating_sub(start_ms),
+            detail,
+        }
+    }
+
+    /// Returns the line for consoles and the boot log.
+    pub(super) fn line(&self) -> String {
+        let StageReport { number, name, ms, detail, .. } = self;
+        match (self.ok, detail.as_str()) {
+            (true, "") => format!("stage {number:02} {name}: ok {ms} ms"),
+            (true, _) => format!("stage {number:02} {name}: ok {ms} ms ({detail})"),
+            (false, _) => format!("stage {number:02} {name}: failed {ms} ms: {detail}"),
+        }
+    }
 }
 
 /// Facts of the boot.

@@ -1,9 +1,9 @@
 //! Stage 40: who the node is: clock, boot count, machine-id, host name, firmware facts; the loopback interface.
 
-use crate::sys::{FileKind, Sys, read_line};
+use crate::sys::{FileKind, MountFlags, Sys, read_line};
 
-use super::Error;
 use super::node::Node;
+use super::{Error, reserve};
 
 /// The machine-id of the running node (machine-id(5)).
 const MACHINE_ID: &str = "/run/ksos/machine-id";
@@ -48,26 +48,29 @@ fn count_boot(node: &mut Node<'_>) -> Result<(), Error> {
     let before = read_line(node.sys, &path).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     node.boot = before.saturating_add(1);
     node.sys.make_directory(&format!("{}/ksos", node.data.path), 0o755)?;
-    Ok(node.sys.replace(&path, format!("{}\n", node.boot).as_bytes(), 0o644)?)
+    Ok(reserve::replace(node.sys, &node.data.path, &path, format!("{}\n", node.boot).as_bytes(), 0o644)?)
 }
 
 /// Takes the machine-id from the data partition, or makes one, and shows it as `/etc/machine-id`.
 fn set_machine_id(node: &Node<'_>) -> Result<(), Error> {
     let sys = node.sys;
     let kept = format!("{}/ksos/machine-id", node.data.path);
-    let id = match read_line(sys, &kept).filter(|text| is_machine_id(text)) {
-        Some(id) => id,
+    let (id, saved) = match read_line(sys, &kept).filter(|text| is_machine_id(text)) {
+        Some(id) => (id, Ok(())),
         None => {
             let id = new_machine_id(sys)?;
-            sys.replace(&kept, format!("{id}\n").as_bytes(), 0o444)?;
-            id
+            let saved = reserve::replace(sys, &node.data.path, &kept, format!("{id}\n").as_bytes(), 0o444);
+            (id, saved)
         }
     };
     sys.replace(MACHINE_ID, format!("{id}\n").as_bytes(), 0o444)?;
     if sys.kind("/etc/machine-id") == Some(FileKind::File) && !sys.is_link("/etc/machine-id") {
         sys.bind(MACHINE_ID, "/etc/machine-id")?;
+        let strict = MountFlags { read_only: true, no_suid: true, no_dev: true, no_exec: true, no_atime: false };
+        sys.set_mount_flags("/etc/machine-id", strict)?;
     }
-    Ok(())
+    // One that cannot be kept serves for this boot.
+    Ok(saved?)
 }
 
 fn is_machine_id(text: &str) -> bool {
@@ -129,6 +132,24 @@ mod tests {
         set_up(&mut second).expect("works");
         assert_eq!((sys.text("/run/ksos/machine-id").trim(), second.boot), ("0123456789abcdef0123456789abcdef", 2));
         assert_eq!(sys.calls_of("clock")[0], "clock 1700000000");
+    }
+
+    #[test]
+    fn on_a_full_partition_the_reserve_is_used_and_without_one_this_boot_has_an_id_all_the_same() {
+        let sys = Double::new();
+        sys.put("/run/ksos/x", "");
+        sys.put("/data/ksos/reserve", "");
+        sys.full_while.borrow_mut().replace("/data/ksos/reserve".to_owned());
+        let mut first = node(&sys);
+        set_up(&mut first).expect("there is a reserve");
+        assert_eq!((first.boot, sys.text("/data/ksos/boot-count").as_str()), (1, "1\n"));
+        sys.remove("/data/ksos/machine-id").expect("removed");
+        sys.put("/data/full", "");
+        sys.full_while.borrow_mut().replace("/data/full".to_owned());
+        let mut second = node(&sys);
+        let error = set_up(&mut second).expect_err("degraded").to_string();
+        assert_eq!(error.matches("No space left on device").count(), 2, "{error}");
+        assert_eq!((second.boot, sys.text("/run/ksos/machine-id").len()), (2, 33));
     }
 
     #[test]

@@ -13,26 +13,30 @@ use crate::console::say;
 use crate::disk::find::{self, BootDisk, FindError};
 use crate::disk::gpt::Guid;
 use crate::modules::Loader;
+use crate::modules::helper::{self, Helper};
 use crate::sys::{LoopFile, Mount, MountFlags, Sys, Wake};
 
 use super::handover::{Handover, SLOT_MOUNT, StageReport, read_document};
-use super::stages::report;
+use super::table::{self, Failure, Run, Stage};
 use super::{Error, kernel_cmdline};
 
+/// This program.
+const PROGRAM: &str = "/init";
 /// Where the root is put together.
 const ROOT: &str = "/sysroot";
 /// Where the root image lies in RAM mode.
 const RAM_MOUNT: &str = "/run/ksos/ram";
 /// How long the boot disk may take to appear, in milliseconds.
-const DISK_TIMEOUT_MS: u64 = 20_000;
+pub(super) const DISK_TIMEOUT_MS: u64 = 20_000;
 /// After how long it is said that the boot disk is awaited, in milliseconds.
 const DISK_SLOW_MS: u64 = 3000;
 /// Longest wait between two looks, should an announcement be lost, in milliseconds.
-const DISK_LOOK_MS: u64 = 1000;
+pub(super) const DISK_LOOK_MS: u64 = 1000;
 /// What the root needs whatever the configuration lists; names that the image does not have are built in.
 const ROOT_MODULES: [&str; 5] = ["loop", "dm_mod", "dm_verity", "squashfs", "ext4"];
 
-struct Boot<'a> {
+/// The boot as far as it is.
+pub(super) struct Boot<'a> {
     sys: &'a dyn Sys,
     cmdline: Cmdline,
     config: BootConfig,
@@ -41,6 +45,7 @@ struct Boot<'a> {
     esp: Option<Guid>,
     mode: RootMode,
     disk: Option<(BootDisk, String)>,
+    helper: Option<Helper>,
     stages: Vec<StageReport>,
 }
 
@@ -66,14 +71,15 @@ fn prepare(sys: &dyn Sys) -> Result<Boot<'_>, Error> {
         return Err(Error::Format { path, found: config.format, supported: boot::FORMAT });
     }
     let (slot, esp, mode) = parameters(&cmdline, config.root_mode)?;
-    let mut boot = Boot { sys, cmdline, config, loader: None, slot, esp, mode, disk: None, stages: Vec::new() };
-    boot.stages.push(report(sys, 0, "kernel", start, &Ok(String::new())));
+    let mut boot =
+        Boot { sys, cmdline, config, loader: None, slot, esp, mode, disk: None, helper: None, stages: Vec::new() };
+    boot.report(table::by_number(0), start, &Ok(String::new()));
     Ok(boot)
 }
 
 fn mount_kernel(sys: &dyn Sys) -> Result<(), Error> {
     let strict = MountFlags { no_suid: true, no_dev: true, no_exec: true, ..MountFlags::default() };
-    let devices = MountFlags { no_suid: true, ..MountFlags::default() };
+    let devices = MountFlags { no_suid: true, no_exec: true, ..MountFlags::default() };
     let memory = MountFlags { no_suid: true, no_dev: true, ..MountFlags::default() };
     for (source, target, flags, options) in [
         ("proc", "/proc", strict, ""),
@@ -111,25 +117,27 @@ fn parameters(cmdline: &Cmdline, default: RootMode) -> Result<(char, Option<Guid
 
 impl<'a> Boot<'a> {
     fn go(&mut self) -> Result<(), Error> {
-        self.stage(1, "modules", Self::load_modules)?;
-        self.stage(2, "drivers", Self::load_drivers)?;
-        self.stage(3, "disk", Self::find_disk)?;
-        self.stage(4, "slot", Self::mount_slot)?;
-        self.stage(5, "root", Self::mount_root)?;
+        for stage in &table::STAGES {
+            let Run::Initramfs(run) = stage.run else { continue };
+            let start = self.sys.uptime_ms();
+            let result = run(self);
+            self.report(stage, start, &result);
+            if !matches!(stage.failure, Failure::Degraded(_)) {
+                result?;
+            }
+        }
         self.hand_over()
     }
 
-    fn stage(&mut self, number: u8, name: &str, run: fn(&mut Self) -> Result<String, Error>) -> Result<(), Error> {
-        let start = self.sys.uptime_ms();
-        let result = run(self);
-        let report = report(self.sys, number, name, start, &result);
+    fn report(&mut self, stage: &Stage, start_ms: u64, result: &Result<String, Error>) {
+        let report = StageReport::new(self.sys, stage, start_ms, result);
+        say(self.sys, &report.line());
         self.stages.push(report);
-        result.map(drop)
     }
 
     /// Loads what the configuration lists. A module that fails is said and not fatal: what it was for may not be
     /// needed on this machine, and the stage that needs it says what is missing.
-    fn load_modules(&mut self) -> Result<String, Error> {
+    pub(super) fn load_modules(&mut self) -> Result<String, Error> {
         let loader = match Loader::open(self.sys, &self.cmdline) {
             Ok(loader) => loader,
             Err(error) => return Ok(format!("{error}")),
@@ -137,6 +145,10 @@ impl<'a> Boot<'a> {
         let (release, expected) = (self.sys.kernel_release(), &self.config.kernel_release);
         if release != *expected {
             say(self.sys, &format!("this is kernel {release}, the initramfs was made for {expected}"));
+        }
+        // A helper is ahead with the hardware; what appears by that must not appear unseen.
+        if self.sys.listen().is_ok() {
+            self.helper = Some(Helper::start(self.sys, PROGRAM, &[helper::HARDWARE]));
         }
         let mut count = 0;
         for name in &self.config.modules {
@@ -151,9 +163,12 @@ impl<'a> Boot<'a> {
         Ok(format!("{count} loaded"))
     }
 
-    fn load_drivers(&mut self) -> Result<String, Error> {
+    pub(super) fn load_drivers(&mut self) -> Result<String, Error> {
         // Before the look at what is there, so that nothing appears unseen in between.
         self.sys.listen()?;
+        if let Some(helper) = self.helper.take() {
+            helper.join(self.sys);
+        }
         let Some(loader) = &self.loader else { return Ok("no modules".to_owned()) };
         let (count, failures) = loader.load_for_hardware();
         failures.iter().for_each(|error| say(self.sys, &format!("driver: {error}")));
@@ -161,7 +176,7 @@ impl<'a> Boot<'a> {
     }
 
     /// Waits for the boot disk and its slot partition, loading drivers for what appears meanwhile.
-    fn find_disk(&mut self) -> Result<String, Error> {
+    pub(super) fn find_disk(&mut self) -> Result<String, Error> {
         let start = self.sys.uptime_ms();
         let mut said = false;
         loop {
@@ -203,7 +218,7 @@ impl<'a> Boot<'a> {
         self.disk.as_ref().map(|(_, path)| path.clone()).unwrap_or_default()
     }
 
-    fn mount_slot(&mut self) -> Result<String, Error> {
+    pub(super) fn mount_slot(&mut self) -> Result<String, Error> {
         let source = self.slot_partition();
         self.sys.make_directory(SLOT_MOUNT, 0o755)?;
         let flags = MountFlags { read_only: true, no_suid: true, no_dev: true, no_exec: true, ..MountFlags::default() };
@@ -220,7 +235,7 @@ impl<'a> Boot<'a> {
         format!("{SLOT_MOUNT}/{}", self.config.root.file)
     }
 
-    fn mount_root(&mut self) -> Result<String, Error> {
+    pub(super) fn mount_root(&mut self) -> Result<String, Error> {
         match self.mode {
             RootMode::Slot => self.verified_device().and_then(|device| self.mount_squashfs(&device))?,
             RootMode::Ram => {
@@ -261,7 +276,7 @@ impl<'a> Boot<'a> {
     }
 
     fn mount_squashfs(&self, device: &str) -> Result<(), Error> {
-        let flags = MountFlags { read_only: true, ..MountFlags::default() };
+        let flags = MountFlags { read_only: true, no_dev: true, ..MountFlags::default() };
         let mounted = self.sys.mount(&Mount { source: device, target: ROOT, kind: "squashfs", flags, options: "" });
         mounted.map_err(|source| match source.source.raw_os_error() {
             Some(libc::EIO) if self.mode == RootMode::Slot => Error::DamagedImage { path: self.image_path(), source },
@@ -272,8 +287,7 @@ impl<'a> Boot<'a> {
     /// Stage 06: tells the next PID 1 what it needs to know and makes the root the root.
     fn hand_over(&mut self) -> Result<(), Error> {
         let start = self.sys.uptime_ms();
-        let done = report(self.sys, 6, "handover", start, &Ok(String::new()));
-        self.stages.push(done);
+        self.report(table::by_number(6), start, &Ok(String::new()));
         let handover = Handover {
             slot: self.slot,
             disk: self.disk.as_ref().map(|(disk, _)| disk.path()).unwrap_or_default(),

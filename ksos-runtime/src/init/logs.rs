@@ -1,6 +1,6 @@
 //! Output of services: `NAME.log` in the log directory, rotated by size, and the console for those that ask for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ksos_formats::runtime::LogTarget;
 
@@ -12,24 +12,34 @@ pub(super) const ROTATE_AT: u64 = 1 << 20;
 /// Longest line that is kept together for the console, in bytes.
 const LINE_LIMIT: usize = 4096;
 
+/// What changed about writing logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// They cannot be written any more, for this reason.
+    Fails(String),
+    /// They can be written again.
+    Works,
+}
+
 /// The logs of all services.
 #[derive(Debug)]
 pub(super) struct Logs {
     directory: String,
     /// The beginning of a line whose end has not come yet, by service.
     partial: BTreeMap<String, Vec<u8>>,
-    /// Whether the last write failed, so that a full disk is told once.
-    failing: bool,
+    /// The services whose last write failed, so that a full disk is told once.
+    failing: BTreeSet<String>,
 }
 
 impl Logs {
     /// Returns logs below `directory`.
     pub(super) fn new(directory: &str) -> Self {
-        Logs { directory: directory.to_owned(), partial: BTreeMap::new(), failing: false }
+        Logs { directory: directory.to_owned(), partial: BTreeMap::new(), failing: BTreeSet::new() }
     }
 
-    /// Takes output of a service. Returns the failure to write it, if it is the first since a success.
-    pub(super) fn take(&mut self, sys: &dyn Sys, name: &str, target: LogTarget, bytes: &[u8]) -> Option<String> {
+    /// Takes output of a service. Returns what changed about writing it: the first failure since a success, or the first
+    /// success since a failure.
+    pub(super) fn take(&mut self, sys: &dyn Sys, name: &str, target: LogTarget, bytes: &[u8]) -> Option<Change> {
         if target == LogTarget::Console {
             self.show(sys, name, bytes);
         }
@@ -38,8 +48,14 @@ impl Logs {
             size if size >= ROTATE_AT => sys.rename(&path, &format!("{path}.1")),
             _ => Ok(()),
         });
-        let failed_before = std::mem::replace(&mut self.failing, written.is_err());
-        written.err().filter(|_| !failed_before).map(|error| error.to_string())
+        let failed_before = !self.failing.is_empty();
+        match written {
+            Err(error) => {
+                self.failing.insert(name.to_owned());
+                (!failed_before).then(|| Change::Fails(error.to_string()))
+            }
+            Ok(()) => (self.failing.remove(name) && self.failing.is_empty()).then_some(Change::Works),
+        }
     }
 
     fn show(&mut self, sys: &dyn Sys, name: &str, bytes: &[u8]) {
@@ -85,7 +101,12 @@ mod tests {
         assert_eq!(sys.file_size("/log/svc.log").expect("there"), ROTATE_AT / 2);
         assert_eq!(sys.file_size("/log/svc.log.1").expect("there"), ROTATE_AT);
         let mut logs = Logs::new("/nowhere");
-        assert!(logs.take(&sys, "svc", LogTarget::File, b"x").is_some());
+        assert!(matches!(logs.take(&sys, "svc", LogTarget::File, b"x"), Some(Change::Fails(_))));
+        assert_eq!(logs.take(&sys, "svc", LogTarget::File, b"x"), None);
+        assert_eq!(logs.take(&sys, "other", LogTarget::File, b"x"), None, "the same disk");
+        sys.put("/nowhere/x", "");
+        assert_eq!(logs.take(&sys, "other", LogTarget::File, b"x"), None, "not all work again");
+        assert_eq!(logs.take(&sys, "svc", LogTarget::File, b"x"), Some(Change::Works));
         assert_eq!(logs.take(&sys, "svc", LogTarget::File, b"x"), None);
     }
 }

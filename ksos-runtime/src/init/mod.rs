@@ -4,37 +4,54 @@
 //! kernel -> initramfs (stages 00-06) -> exec in the real root -> stages (10-70) -> services (80, 90) -> shutdown
 //! ```
 //!
-//! `initramfs` finds, verifies and mounts the root; `handover` is what it tells the second part; `stages` is the table
-//! of what is set up before services; `supervise` is the pure state machine of services and `services` the loop that
-//! feeds it; `shutdown` ends everything; `emergency` is where PID 1 goes when it cannot go on.
+//! `table` has all stages and what their failures mean. `initramfs` finds, verifies and mounts the root; `handover` is
+//! what it tells the second part; `stages` runs what is set up before services; `supervise` is the pure state machine of
+//! services, `internal` the services that every node has, and `services` the loop that feeds it; `watchdog` restarts a
+//! machine on which that loop hangs; `shutdown` ends everything; `emergency` is where PID 1 goes when it cannot go on;
+//! `journal` is the boot log.
 //!
 //! PID 1 never exits. A panic prints its reason and goes to the emergency path; see [`initramfs_main`] and
 //! [`root_main`].
 
+mod apparmor;
 mod cgroup;
+mod clones;
 mod configuration;
 mod data;
+mod drivers;
 mod emergency;
 mod error;
 pub mod handover;
 mod identity;
 mod images;
 mod initramfs;
+mod internal;
+mod journal;
 mod logs;
 mod mounts;
 mod node;
+mod persist;
+mod reserve;
+mod reset;
 mod services;
 mod shutdown;
 mod stages;
 pub mod status;
 mod supervise;
+mod table;
+mod volume;
+mod watchdog;
 
 pub use error::Error;
 pub use images::import as import_images;
+pub use reset::applet as factory_reset;
 
 use crate::cmdline::Cmdline;
 use crate::sys::linux::Linux;
 use crate::sys::{Sys, read_text};
+
+#[cfg(test)]
+pub(crate) use node::tests::config as test_image;
 
 /// Runs `/init` of the initramfs. Returns to nobody.
 pub fn initramfs_main(sys: &dyn Sys) -> ! {
@@ -47,11 +64,11 @@ pub fn initramfs_main(sys: &dyn Sys) -> ! {
 pub fn root_main(sys: &dyn Sys) -> ! {
     guard_against_panics();
     sys.open_console();
-    let down = match node::Node::open(sys) {
+    let (down, mut watchdog) = match node::Node::open(sys) {
         Ok(node) => services::run(node),
         Err(reason) => emergency::enter(sys, &reason.to_string(), false),
     };
-    let failure = shutdown::finish(sys, down);
+    let failure = shutdown::finish(sys, down, &mut watchdog);
     emergency::enter(sys, &failure.to_string(), false)
 }
 

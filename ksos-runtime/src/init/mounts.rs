@@ -1,4 +1,7 @@
 //! Stage 10: the file systems of the real root.
+//!
+//! Nothing is executed from `/tmp` and `/dev`: container engines, which bring their programs to `/var/lib` and `/run`, do
+//! not need it (containerd and runc use `/run/containerd` and memory files).
 
 use crate::console::say;
 use crate::sys::{Mount, MountFlags, Sys};
@@ -7,8 +10,6 @@ use super::Error;
 use super::node::Node;
 
 const STRICT: MountFlags = MountFlags { read_only: false, no_suid: true, no_dev: true, no_exec: true, no_atime: false };
-const MEMORY: MountFlags =
-    MountFlags { read_only: false, no_suid: true, no_dev: true, no_exec: false, no_atime: false };
 const READ_ONLY: MountFlags =
     MountFlags { read_only: true, no_suid: true, no_dev: true, no_exec: true, no_atime: false };
 const TERMINALS: MountFlags =
@@ -16,9 +17,9 @@ const TERMINALS: MountFlags =
 
 /// What services and the runtime cannot do without.
 const NEEDED: [(&str, &str, MountFlags, &str); 3] = [
-    ("tmpfs", "/tmp", MEMORY, "mode=1777,size=25%"),
+    ("tmpfs", "/tmp", STRICT, "mode=1777,size=25%"),
     ("devpts", "/dev/pts", TERMINALS, "gid=5,mode=0620,ptmxmode=0666"),
-    ("tmpfs", "/dev/shm", MEMORY, "mode=1777"),
+    ("tmpfs", "/dev/shm", STRICT, "mode=1777"),
 ];
 
 /// What is there if the kernel and the firmware have it.

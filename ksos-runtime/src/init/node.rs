@@ -6,10 +6,14 @@ use ksos_formats::layout;
 use ksos_formats::runtime::{self, RuntimeConfig};
 
 use crate::cmdline::Cmdline;
+use crate::config::ConfigurationStatus;
 use crate::console::{quoted, say};
-use crate::sys::Sys;
+use crate::sys::{Pid, Sys};
 
 use super::handover::{Handover, StageReport, read_document};
+use super::journal::Journal;
+use super::table::Stage;
+use super::watchdog::Keeper;
 use super::{Error, kernel_cmdline};
 
 /// The node.
@@ -36,6 +40,14 @@ pub(super) struct Node<'a> {
     pub(super) lockdown: String,
     /// Directory of the services' logs.
     pub(super) logs: String,
+    /// What configuration is in force.
+    pub(super) configuration: ConfigurationStatus,
+    /// The boot log.
+    pub(super) journal: Journal,
+    /// The process that loads drivers.
+    pub(super) drivers: Option<Pid>,
+    /// The watchdog, as far as it is wanted and there.
+    pub(super) watchdog: Keeper,
 }
 
 /// Where data is kept.
@@ -56,6 +68,7 @@ impl<'a> Node<'a> {
             return Err(Error::Format { path, found: config.format, supported: runtime::FORMAT });
         }
         let handover = Handover::read(sys)?;
+        let journal = Journal::of(&handover.stages);
         Ok(Node {
             sys,
             cmdline: kernel_cmdline(sys),
@@ -68,20 +81,44 @@ impl<'a> Node<'a> {
             secure_boot: "unknown",
             lockdown: "unknown".to_owned(),
             logs: "/var/log/ksos".to_owned(),
+            configuration: ConfigurationStatus::default(),
+            journal,
+            drivers: None,
+            watchdog: Keeper::default(),
         })
+    }
+
+    /// Says a line on the consoles and in the boot log.
+    pub(super) fn say(&mut self, line: &str) {
+        say(self.sys, line);
+        self.journal.line(self.sys, line);
+    }
+
+    /// Notes and says how a stage went.
+    pub(super) fn report(&mut self, stage: &Stage, start_ms: u64, result: &Result<String, Error>) {
+        let report = StageReport::new(self.sys, stage, start_ms, result);
+        self.say(&report.line());
+        self.stages.push(report);
+    }
+
+    /// Something was done: feeds the watchdog, if it is time.
+    pub(super) fn progress(&mut self) {
+        if let Some(reason) = self.watchdog.progress(self.sys) {
+            self.degrade("watchdog", &reason);
+        }
     }
 
     /// Notes and says that the node is degraded; the same cause is said again only with another reason.
     pub(super) fn degrade(&mut self, cause: &str, reason: &str) {
         if self.degraded.insert(cause.to_owned(), reason.to_owned()).as_deref() != Some(reason) {
-            say(self.sys, &format!("degraded reason={}", quoted(reason)));
+            self.say(&format!("degraded reason={}", quoted(reason)));
         }
     }
 
     /// Notes and says that a cause is gone.
     pub(super) fn recover(&mut self, cause: &str) {
         if self.degraded.remove(cause).is_some() {
-            say(self.sys, &format!("recovered {cause}"));
+            self.say(&format!("recovered {cause}"));
         }
     }
 }
@@ -143,6 +180,10 @@ pub(super) mod tests {
             secure_boot: "on",
             lockdown: "integrity".to_owned(),
             logs: "/var/log/ksos".to_owned(),
+            configuration: ConfigurationStatus::default(),
+            journal: Journal::default(),
+            drivers: None,
+            watchdog: Keeper::default(),
         }
     }
 }

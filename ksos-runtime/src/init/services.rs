@@ -8,16 +8,15 @@ use std::collections::{BTreeMap, VecDeque};
 use ksos_formats::boot::RootMode;
 use ksos_formats::runtime::{LogTarget, ReadyProbe};
 
-use crate::console::say;
 use crate::sys::{Command, Down, Limits, Pid, Signal, Streams, Uevent, Wake};
 
-use super::handover::StageReport;
-use super::logs::Logs;
+use super::drivers::Drivers;
+use super::logs::{Change, Logs};
 use super::node::Node;
-use super::stages::{self, STAGES};
-use super::status::{self, ServiceStatus, Status};
-use super::supervise::{Action, Event, Machine, Role, Timer};
-use super::{cgroup, emergency, images};
+use super::status::{self, Memory, ServiceStatus, Status};
+use super::supervise::{Action, Event, Machine, Phase, Role, Timer};
+use super::watchdog::Keeper;
+use super::{apparmor, cgroup, clones, emergency, internal, stages, table, watchdog};
 
 /// Pause before a console shell that ended is started again, in milliseconds.
 const SHELL_PAUSE_MS: u64 = 1000;
@@ -27,9 +26,10 @@ pub(super) fn base_environment() -> BTreeMap<String, String> {
     [("HOME", "/root"), ("TERM", "linux")].map(|(key, value)| (key.to_owned(), value.to_owned())).into()
 }
 
-/// Sets the node up and runs its services; returns how the machine is to go down, with all services stopped.
-pub(super) fn run(mut node: Node<'_>) -> Down {
-    if let Err(error) = stages::run(&mut node, &STAGES) {
+/// Sets the node up and runs its services; returns how the machine is to go down, with all services stopped, and the
+/// watchdog, which still runs.
+pub(super) fn run(mut node: Node<'_>) -> (Down, Keeper) {
+    if let Err(error) = stages::run(&mut node, &table::STAGES) {
         emergency::enter(node.sys, &error.to_string(), node.config.console_shell);
     }
     if let Err(error) = node.sys.listen() {
@@ -49,24 +49,34 @@ struct Runner<'a> {
     shell_due: Option<u64>,
     down: Option<Down>,
     stopped: bool,
-    started_ms: u64,
+    began_ms: u64,
+    services_ms: Option<u64>,
+    ready_early: bool,
     ready_ms: Option<u64>,
+    drivers: Drivers,
+    memory: Option<Memory>,
     last_status: Vec<u8>,
 }
 
 impl<'a> Runner<'a> {
-    fn new(mut node: Node<'a>) -> Self {
-        let (services, problem) = images::with_import(&node.config);
-        if let Some(reason) = problem {
-            node.degrade("container-images", &reason);
+    fn new(node: Node<'a>) -> Self {
+        let services = internal::services(&node.config);
+        Self::of(node, services)
+    }
+
+    fn of(mut node: Node<'a>, services: internal::Services) -> Self {
+        for (cause, reason) in services.problems {
+            node.degrade(cause, &reason);
         }
-        let (mut machine, problems) = Machine::new(services);
-        machine.follow(images::SERVICE, &images::engine(&node.config).service);
+        let (mut machine, problems) = Machine::new(services.all);
+        [internal::NETWORK, internal::AGENT].into_iter().for_each(|name| machine.own(name));
+        machine.follow(super::images::SERVICE, &super::images::engine(&node.config).service);
         if !problems.is_empty() {
             node.degrade("services", &problems.join("; "));
         }
         let logs = Logs::new(&node.logs);
-        let started_ms = node.sys.uptime_ms();
+        let began_ms = node.sys.uptime_ms();
+        let drivers = Drivers::new(node.drivers.take(), began_ms);
         Runner {
             node,
             machine,
@@ -77,31 +87,43 @@ impl<'a> Runner<'a> {
             shell_due: None,
             down: None,
             stopped: false,
-            started_ms,
+            began_ms,
+            services_ms: None,
+            ready_early: false,
             ready_ms: None,
+            drivers,
+            memory: None,
             last_status: Vec::new(),
         }
     }
 
-    fn run(mut self) -> Down {
+    fn run(mut self) -> (Down, Keeper) {
         self.shell_due = self.node.config.console_shell.then(|| self.node.sys.uptime_ms());
+        // The agent and the network process look at it as soon as they start.
+        self.write_status();
+        self.memory = Memory::read(self.node.sys);
         self.handle(Event::Begin);
+        self.began();
         loop {
             self.fire_timers();
             self.write_status();
             if self.stopped {
-                return self.down.unwrap_or(Down::Reboot);
+                return (self.down.unwrap_or(Down::Reboot), self.node.watchdog);
             }
+            // All that was due has been handled: that is progress.
+            self.node.progress();
             for wake in self.node.sys.wait(self.timeout()) {
                 self.wake(wake);
             }
+            self.drivers.load(self.node.sys);
             // Also without an announcement: one that came while the last was handled may have been merged with it.
             self.reap();
         }
     }
 
     fn timeout(&self) -> Option<u64> {
-        let next = self.timers.values().chain(&self.shell_due).min()?;
+        let watchdog = self.node.watchdog.due_ms();
+        let next = self.timers.values().chain(&self.shell_due).chain(&watchdog).min()?;
         Some(next.saturating_sub(self.node.sys.uptime_ms()))
     }
 
@@ -136,7 +158,7 @@ impl<'a> Runner<'a> {
     /// Stops all services. A second request changes how the machine goes down, not that it does.
     fn go_down(&mut self, down: Down) {
         if self.down.replace(down).is_none() {
-            say(self.node.sys, &format!("stopping for {down}"));
+            self.node.say(&format!("stopping for {down}"));
             self.shell_due = None;
             self.handle(Event::Stop);
         }
@@ -146,6 +168,9 @@ impl<'a> Runner<'a> {
         while let Some((pid, exit)) = self.node.sys.reap() {
             if let Some((name, role)) = self.processes.remove(&pid) {
                 self.handle(Event::Exited(name, role, exit));
+            } else if self.drivers.ended(&mut self.node, pid) {
+                watchdog::start_late(&mut self.node);
+                self.drivers.lock(&mut self.node);
             } else if self.shell == Some(pid) {
                 self.shell = None;
                 self.shell_due = self.down.is_none().then(|| self.node.sys.uptime_ms() + SHELL_PAUSE_MS);
@@ -155,21 +180,23 @@ impl<'a> Runner<'a> {
 
     fn output(&mut self, name: &str, bytes: &[u8]) {
         let target = self.machine.services().get(name).map_or(LogTarget::File, |service| service.config.log);
-        if let Some(failure) = self.logs.take(self.node.sys, name, target, bytes) {
-            self.node.degrade("logs", &format!("logs: {failure}"));
+        match self.logs.take(self.node.sys, name, target, bytes) {
+            Some(Change::Fails(reason)) => self.node.degrade("logs", &format!("logs: {reason}")),
+            Some(Change::Works) => self.node.recover("logs"),
+            None => {}
         }
     }
 
-    /// Loads drivers for devices that appear, and notices changed blocks of the root image.
+    /// Has drivers loaded for devices that appear, looks for what PID 1 itself uses, and notices changed blocks of the root image.
     fn device(&mut self, event: &Uevent) {
-        if let Some(alias) = event.field("MODALIAS").filter(|_| event.action == "add") {
-            let arguments = [ksos_formats::layout::RUNTIME_BINARY, "modprobe", "-q", "--", alias].map(str::to_owned);
-            // In a process of its own: a driver may take its time. What it cannot load, nobody waits for.
-            let _ = self.node.sys.spawn(&Command { arguments: arguments.to_vec(), ..Command::default() });
-        }
+        self.drivers.take(event);
         if event.field("SUBSYSTEM") == Some("input") && event.action == "add" {
             self.node.sys.watch_power_buttons();
         }
+        if event.field("SUBSYSTEM") == Some("watchdog") && event.action == "add" {
+            watchdog::start_late(&mut self.node);
+        }
+        clones::on_event(&mut self.node, event);
         // dm-verity announces what it finds (kernel `drivers/md/dm-verity-target.c`, `verity_handle_err`).
         if let Some(place) = event.field("DM_VERITY_ERR_BLOCK_NR") {
             let reason = format!("the root image in slot {} is damaged (type,block {place})", self.node.handover.slot);
@@ -210,7 +237,7 @@ impl<'a> Runner<'a> {
                 self.timers.insert((name, timer), sys.uptime_ms().saturating_add(ms));
             }
             Action::Cancel(name) => self.timers.retain(|(other, _), _| *other != name),
-            Action::Note(text) => say(sys, &text),
+            Action::Note(text) => self.node.say(&text),
             Action::Degraded(name, reason) => self.node.degrade(&format!("service {name}"), &reason),
             Action::Recovered(name) => self.node.recover(&format!("service {name}")),
             Action::NodeReady => self.ready(),
@@ -232,6 +259,10 @@ impl<'a> Runner<'a> {
         let Some(command) = self.command(&name, role) else {
             return Event::NotStarted(name, role, "there is no command".to_owned());
         };
+        if let Some(reason) = command.apparmor.as_deref().and_then(|profile| apparmor::missing(self.node.sys, profile))
+        {
+            return Event::NotStarted(name, role, reason);
+        }
         match self.node.sys.spawn(&command) {
             Ok(pid) => {
                 self.processes.insert(pid, (name.clone(), role));
@@ -257,32 +288,55 @@ impl<'a> Runner<'a> {
             directory: config.working_directory.clone(),
             cgroup: cgroup::for_service(self.node.sys, name),
             oom_score_adjust: Some(config.oom_score_adjust),
-            limits: Limits { nofile: config.limit_nofile, nproc: config.limit_nproc, core: config.limit_core },
+            limits: Limits {
+                nofile: config.limit_nofile,
+                nproc: config.limit_nproc,
+                // No core dumps: what a service has in memory is not for the disk.
+                core: Some(config.limit_core.unwrap_or(0)),
+            },
+            apparmor: config.apparmor.clone().filter(|_| role == Role::Main),
             streams: if role == Role::Probe { Streams::Null } else { Streams::Captured(name.to_owned()) },
         })
     }
 
+    /// Says that the services are started: those that nothing has to be ready for. Once.
+    fn began(&mut self) {
+        let (waiting, started): (Vec<_>, Vec<_>) =
+            self.machine.services().values().partition(|service| service.phase == Phase::Waiting);
+        let memory = self.memory.map_or_else(String::new, |memory| format!(", {memory}"));
+        let detail = format!("{} started, {} to follow{memory}", started.len(), waiting.len());
+        self.node.report(table::by_number(80), self.began_ms, &Ok(detail));
+        self.services_ms = Some(self.node.sys.uptime_ms());
+        if std::mem::take(&mut self.ready_early) {
+            self.ready();
+        }
+    }
+
     /// Says that the node is ready. Once.
     fn ready(&mut self) {
-        let Node { sys, config, handover, secure_boot, lockdown, boot, .. } = &self.node;
-        let now = sys.uptime_ms();
+        let Some(services_ms) = self.services_ms else {
+            self.ready_early = true;
+            return;
+        };
+        self.node.report(table::by_number(90), services_ms, &Ok(String::new()));
+        let now = self.node.sys.uptime_ms();
         self.ready_ms = Some(now);
-        let ms = now.saturating_sub(self.started_ms);
-        say(*sys, &format!("stage 80 services: ok {ms} ms"));
-        say(
-            *sys,
-            &format!(
-                "ready name={} version={} arch={} slot={} secure-boot={secure_boot} lockdown={lockdown} boot={boot} \
-                 uptime={}.{:02}",
-                config.image.name,
-                config.image.version,
-                config.image.arch,
-                handover.slot,
-                now / 1000,
-                now % 1000 / 10,
-            ),
+        let Node { config, handover, secure_boot, lockdown, boot, .. } = &self.node;
+        let line = format!(
+            "ready name={} version={} arch={} slot={} secure-boot={secure_boot} lockdown={lockdown} boot={boot} \
+             uptime={}.{:02}",
+            config.image.name,
+            config.image.version,
+            config.image.arch,
+            handover.slot,
+            now / 1000,
+            now % 1000 / 10,
         );
-        self.node.stages.push(StageReport { number: 80, name: "services".to_owned(), ok: true, ms });
+        self.node.say(&line);
+        if self.node.config.lock_modules {
+            self.drivers.lock_wanted = true;
+            self.drivers.lock(&mut self.node);
+        }
     }
 
     fn status(&self) -> Status {
@@ -305,9 +359,17 @@ impl<'a> Runner<'a> {
             lockdown: self.node.lockdown.clone(),
             boot: self.node.boot,
             persistent: self.node.data.persistent,
+            data: self.node.data.path.clone(),
+            boot_log: self.node.journal.path().map(str::to_owned),
+            modules_locked: self.drivers.locked,
+            watchdog: self.node.watchdog.status(),
+            memory_before_services: self.memory,
+            handover_ms: self.node.stages.first().map_or(0, |stage| stage.start_ms),
+            services_ms: self.services_ms,
             ready_ms: self.ready_ms,
             stages: self.node.stages.clone(),
             services: self.service_statuses(),
+            configuration: self.node.configuration.clone(),
         }
     }
 

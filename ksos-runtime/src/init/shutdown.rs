@@ -3,6 +3,8 @@
 use crate::console::say;
 use crate::sys::{self, Down, Signal, Sys, read_line, read_text};
 
+use super::watchdog::Keeper;
+
 /// How long processes have after SIGTERM, and again after SIGKILL, in milliseconds.
 const GRACE_MS: u64 = 2000;
 /// How often it is looked whether processes remain, in milliseconds.
@@ -13,17 +15,33 @@ const PASSES: u32 = 3;
 const STAY: [&str; 6] = ["/proc", "/sys", "/dev", "/run/ksos/slot", "/run/ksos/ram", "/run"];
 
 /// Ends everything and takes the machine down. Services have been stopped before. Returns only if the kernel refuses.
-pub(super) fn finish(sys: &dyn Sys, down: Down) -> sys::Error {
+///
+/// The watchdog is fed before each step and not during one: a step that hangs ends in a restart.
+pub(super) fn finish(sys: &dyn Sys, down: Down, watchdog: &mut Keeper) -> sys::Error {
     say(sys, &format!("shutdown: {down}"));
     // Nothing that fails from here on can be helped; the kernel is asked to go down all the same.
-    let _ = sys.signal_all(Signal::Term);
-    wait_for_processes(sys);
-    let _ = sys.signal_all(Signal::Kill);
-    wait_for_processes(sys);
-    sys.sync();
-    unmount_all(sys);
-    sys.sync();
+    let steps: [&dyn Fn(); 5] = [
+        &|| end_processes(sys, Signal::Term),
+        &|| end_processes(sys, Signal::Kill),
+        &|| sys.sync(),
+        &|| unmount_all(sys),
+        &|| sys.sync(),
+    ];
+    for step in steps {
+        let _ = watchdog.feed(sys);
+        step();
+    }
+    if down == Down::Reboot {
+        let _ = watchdog.feed(sys);
+    } else {
+        watchdog.disarm();
+    }
     sys.go_down(down)
+}
+
+fn end_processes(sys: &dyn Sys, signal: Signal) {
+    let _ = sys.signal_all(signal);
+    wait_for_processes(sys);
 }
 
 fn wait_for_processes(sys: &dyn Sys) {
@@ -111,7 +129,7 @@ mod tests {
     fn order_is_processes_flush_unmount_down() {
         let sys = Double::new();
         sys.put("/proc/self/mountinfo", MOUNTINFO);
-        finish(&sys, Down::Reboot);
+        finish(&sys, Down::Reboot, &mut Keeper::default());
         let calls = sys.calls.borrow().clone();
         let expected = [
             "signal all Term",
@@ -131,7 +149,7 @@ mod tests {
         let sys = Double::new();
         sys.put("/proc/self/mountinfo", MOUNTINFO);
         sys.fail("unmount /data", "Device or resource busy");
-        finish(&sys, Down::PowerOff);
+        finish(&sys, Down::PowerOff, &mut Keeper::default());
         assert_eq!(sys.calls_of("unmount /data").len(), 3);
         assert_eq!(sys.calls_of("remount-ro"), ["remount-ro /data"]);
         assert!(sys.terminal.borrow().contains("shutdown: /data stays read-only: "));

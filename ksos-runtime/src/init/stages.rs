@@ -1,103 +1,59 @@
-//! What is set up in the real root before services start, as a table.
-//!
-//! Numbers below 10 belong to the initramfs, 80 and 90 to the services (`services`). A stage whose condition does not
-//! hold is not run and not mentioned. A stage that fails is either fatal or makes the node degraded.
+//! What is set up in the real root before services start: running the table (`table`), and the stages that are short.
 
 use std::collections::BTreeMap;
 
-use crate::console::say;
+use ksos_formats::layout;
+
 use crate::modules::Loader;
-use crate::sys::{FileKind, Mount, MountFlags, Sys};
+use crate::modules::helper::{self, Helper};
+use crate::sys::{Command, FileKind, Mount, MountFlags, Streams, Sys};
 
-use super::handover::StageReport;
+use super::Error;
 use super::node::Node;
-use super::{Error, cgroup, configuration, data, identity, mounts};
+use super::table::{Failure, Run, Stage};
+use super::{journal, reserve};
 
-/// What a failed stage means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Severity {
-    /// The node cannot go on.
-    Fatal,
-    /// The node goes on, degraded.
-    Degraded,
-}
+/// Name of the log of the process that loads drivers.
+pub(super) const DRIVERS: &str = "drivers";
 
-/// One stage.
-pub(super) struct Stage {
-    number: u8,
-    name: &'static str,
-    condition: fn(&Node<'_>) -> bool,
-    run: fn(&mut Node<'_>) -> Result<String, Error>,
-    severity: Severity,
-}
-
-const fn stage(
-    number: u8,
-    name: &'static str,
-    condition: fn(&Node<'_>) -> bool,
-    run: fn(&mut Node<'_>) -> Result<String, Error>,
-    severity: Severity,
-) -> Stage {
-    Stage { number, name, condition, run, severity }
-}
-
-/// The stages, in order.
-pub(super) const STAGES: [Stage; 11] = [
-    stage(10, "mounts", always, mounts::mount_all, Severity::Fatal),
-    stage(15, "cgroups", always, cgroup::set_up, Severity::Degraded),
-    stage(20, "modules", has_modules, load_modules, Severity::Degraded),
-    stage(25, "sysctl", |node| !node.config.sysctl.is_empty(), apply_sysctl, Severity::Degraded),
-    stage(30, "data", always, data::mount, Severity::Degraded),
-    stage(35, "persist", |node| !node.config.data.persist.is_empty(), data::persist, Severity::Degraded),
-    stage(40, "identity", always, identity::set_up, Severity::Degraded),
-    stage(45, "configuration", always, configuration::set_up, Severity::Degraded),
-    stage(50, "directories", |node| !node.config.directories.is_empty(), make_directories, Severity::Degraded),
-    stage(60, "drivers", always, load_drivers, Severity::Degraded),
-    stage(70, "logs", always, open_logs, Severity::Degraded),
-];
-
-fn always(_node: &Node<'_>) -> bool {
-    true
-}
-
-fn has_modules(node: &Node<'_>) -> bool {
+pub(super) fn has_modules(node: &Node<'_>) -> bool {
     !node.config.modules.is_empty()
 }
 
-/// Runs all stages of `table`; returns the failure of a fatal one.
+pub(super) fn has_sysctl(node: &Node<'_>) -> bool {
+    !node.config.sysctl.is_empty()
+}
+
+pub(super) fn has_directories(node: &Node<'_>) -> bool {
+    !node.config.directories.is_empty()
+}
+
+/// Runs the stages of `table` that are for the real root; returns the failure of a fatal one.
 pub(super) fn run(node: &mut Node<'_>, table: &[Stage]) -> Result<(), Error> {
-    for stage in table.iter().filter(|stage| (stage.condition)(node)).collect::<Vec<_>>() {
-        let start = node.sys.uptime_ms();
-        let result = (stage.run)(node);
-        node.stages.push(report(node.sys, stage.number, stage.name, start, &result));
-        match (result, stage.severity) {
-            (Ok(_), _) => {}
-            (Err(error), Severity::Fatal) => return Err(error),
-            (Err(error), Severity::Degraded) => node.degrade(stage.name, &format!("{}: {error}", stage.name)),
+    for stage in table {
+        let Run::Root(condition, run) = stage.run else { continue };
+        if !condition(node) {
+            continue;
         }
+        let start = node.sys.uptime_ms();
+        let result = run(node);
+        node.report(stage, start, &result);
+        match (result, stage.failure) {
+            (Ok(_), _) => {}
+            (Err(error), Failure::Fatal | Failure::Retried { .. }) => return Err(error),
+            (Err(error), Failure::Degraded(_)) => node.degrade(stage.name, &format!("{}: {error}", stage.name)),
+        }
+        // A stage that has ended is progress.
+        node.progress();
     }
     Ok(())
 }
 
-/// Says how a stage went.
-pub(super) fn report(
-    sys: &dyn Sys,
-    number: u8,
-    name: &str,
-    start_ms: u64,
-    result: &Result<String, Error>,
-) -> StageReport {
-    let ms = sys.uptime_ms().saturating_sub(start_ms);
-    match result {
-        Ok(detail) if detail.is_empty() => say(sys, &format!("stage {number:02} {name}: ok {ms} ms")),
-        Ok(detail) => say(sys, &format!("stage {number:02} {name}: ok {ms} ms ({detail})")),
-        Err(error) => say(sys, &format!("stage {number:02} {name}: failed {ms} ms: {error}")),
-    }
-    StageReport { number, name: name.to_owned(), ok: result.is_ok(), ms }
-}
-
-fn load_modules(node: &mut Node<'_>) -> Result<String, Error> {
+pub(super) fn load_modules(node: &mut Node<'_>) -> Result<String, Error> {
     let loader = Loader::open(node.sys, &node.cmdline)?;
+    // A helper begins at the other end of the list.
+    let reversed: Vec<&str> = node.config.modules.iter().rev().map(String::as_str).collect();
+    let helper = Helper::start(node.sys, layout::RUNTIME_BINARY, &reversed);
     let (mut count, mut failures) = (0, Vec::new());
     for name in &node.config.modules {
         match loader.load(name) {
@@ -105,12 +61,14 @@ fn load_modules(node: &mut Node<'_>) -> Result<String, Error> {
             Err(error) => failures.push(error.to_string()),
         }
     }
+    helper.join(node.sys);
     Error::unless_empty(failures)?;
     Ok(format!("{count} loaded"))
 }
 
-/// Loads modules for the hardware that the initramfs had no drivers for: network, power button, watchdog.
-fn load_drivers(node: &mut Node<'_>) -> Result<String, Error> {
+/// Begins to load modules for the hardware that the initramfs had no drivers for: network, power button, watchdog. In a
+/// process of its own: a driver may take its time, and services wait for their devices by themselves.
+pub(super) fn load_drivers(node: &mut Node<'_>) -> Result<String, Error> {
     node.sys.listen()?;
     if !["/lib/modules", "/usr/lib/modules"]
         .iter()
@@ -118,14 +76,15 @@ fn load_drivers(node: &mut Node<'_>) -> Result<String, Error> {
     {
         return Ok("no modules in the image".to_owned());
     }
-    let (count, failures) = Loader::open(node.sys, &node.cmdline)?.load_for_hardware();
     node.sys.watch_power_buttons();
-    // Hardware that its driver refuses is no fault of the node: it is said, and that is all.
-    failures.iter().for_each(|error| say(node.sys, &format!("driver: {error}")));
-    Ok(format!("{count} loaded"))
+    let arguments = [layout::RUNTIME_BINARY, "modprobe", helper::HARDWARE].map(str::to_owned).to_vec();
+    // Hardware that its driver refuses is no fault of the node: it is in the log of this name, and that is all.
+    let streams = Streams::Captured(DRIVERS.to_owned());
+    node.drivers = Some(node.sys.spawn(&Command { arguments, streams, ..Command::default() })?);
+    Ok("begun".to_owned())
 }
 
-fn apply_sysctl(node: &mut Node<'_>) -> Result<String, Error> {
+pub(super) fn apply_sysctl(node: &mut Node<'_>) -> Result<String, Error> {
     let settings: &BTreeMap<String, String> = &node.config.sysctl;
     let write = |(key, value): (&String, &String)| node.sys.write(&sysctl_path(key), value.as_bytes()).err();
     Error::unless_empty(settings.iter().filter_map(write).map(|error| error.to_string()).collect())?;
@@ -140,7 +99,7 @@ fn sysctl_path(key: &str) -> String {
 }
 
 /// Creates directories. One that the read-only root holds becomes a tmpfs.
-fn make_directories(node: &mut Node<'_>) -> Result<String, Error> {
+pub(super) fn make_directories(node: &mut Node<'_>) -> Result<String, Error> {
     let mut failures = Vec::new();
     for directory in &node.config.directories {
         let made = node.sys.make_directory(&directory.path, directory.mode);
@@ -161,15 +120,25 @@ pub(super) fn mount_tmpfs(sys: &dyn Sys, target: &str, mode: u32) -> crate::sys:
     sys.mount(&Mount { source: "tmpfs", target, kind: "tmpfs", flags, options: &options })
 }
 
-/// Finds a place for the services' logs: the image's `/var/log` if it can be written, memory if not.
-fn open_logs(node: &mut Node<'_>) -> Result<String, Error> {
+/// Finds a place for the services' logs: the image's `/var/log` if it can be written, memory if not. Then writes the
+/// boot log, and makes sure that there is a reserve for the next boot.
+pub(super) fn open_logs(node: &mut Node<'_>) -> Result<String, Error> {
     let sys = node.sys;
-    if sys.make_directory(&node.logs, 0o755).is_ok() && sys.append(&format!("{}/boot.log", node.logs), b"").is_ok() {
-        return Ok(node.logs.clone());
+    if sys.make_directory(&node.logs, 0o755).is_err()
+        || sys.append(&format!("{}/{}", node.logs, journal::NAME), b"").is_err()
+    {
+        "/run/ksos/log".clone_into(&mut node.logs);
+        sys.make_directory(&node.logs, 0o755)?;
     }
-    "/run/ksos/log".clone_into(&mut node.logs);
-    sys.make_directory(&node.logs, 0o755)?;
-    Ok(format!("{}, in memory", node.logs))
+    // A full disk does not fail the boot.
+    if let Err(error) = journal::open(node) {
+        node.degrade("boot log", &format!("boot log: {error}"));
+    }
+    if node.data.persistent {
+        reserve::ensure(sys, &node.data.path);
+    }
+    let memory = if node.logs.starts_with("/run/") || !node.data.persistent { ", in memory" } else { "" };
+    Ok(format!("{}{memory}", node.logs))
 }
 
 #[cfg(test)]
@@ -190,12 +159,15 @@ mod tests {
     fn degraded_stages_go_on_fatal_ones_do_not_and_conditions_hold() {
         let sys = Double::new();
         let mut node = node(&sys);
+        let root = |run: fn(&mut Node<'_>) -> Result<String, Error>| Run::Root(|_| true, run);
+        let stage = |number, name, failure, run| Stage { number, name, what: "", failure, run };
         let table = [
-            stage(10, "one", always, works, Severity::Fatal),
-            stage(15, "skipped", |_| false, fails, Severity::Fatal),
-            stage(20, "two", always, fails, Severity::Degraded),
-            stage(30, "three", always, fails, Severity::Fatal),
-            stage(40, "four", always, works, Severity::Fatal),
+            stage(10, "one", Failure::Fatal, root(works)),
+            stage(15, "skipped", Failure::Fatal, Run::Root(|_| false, fails)),
+            stage(20, "two", Failure::Degraded("x"), root(fails)),
+            stage(25, "elsewhere", Failure::Fatal, Run::Elsewhere),
+            stage(30, "three", Failure::Fatal, root(fails)),
+            stage(40, "four", Failure::Fatal, root(works)),
         ];
         run(&mut node, &table).expect_err("three is fatal");
         let said = sys.terminal.borrow().clone();
@@ -205,16 +177,13 @@ mod tests {
             ksos: stage 30 three: failed 0 ms: /x is not in the image\n";
         assert_eq!(said, expected);
         assert_eq!(node.degraded.len(), 1);
+        let outcomes: Vec<&str> = node.stages.iter().map(|report| report.outcome.as_str()).collect();
+        assert_eq!(outcomes, ["ok", "degraded", "failed"]);
     }
 
     #[test]
     fn sysctl_keys_with_dots_or_slashes() {
         assert_eq!(sysctl_path("net.ipv4.ip_forward"), "/proc/sys/net/ipv4/ip_forward");
         assert_eq!(sysctl_path("net/ipv4/conf/eth0.1/forwarding"), "/proc/sys/net/ipv4/conf/eth0.1/forwarding");
-    }
-
-    #[test]
-    fn the_table_is_in_order() {
-        assert!(STAGES.is_sorted_by_key(|stage| stage.number));
     }
 }

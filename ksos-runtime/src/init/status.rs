@@ -1,13 +1,16 @@
-//! What the node says about itself: `/run/ksos/status.json`, and the `ksos status` applet that shows it.
+//! What the node says about itself: `/run/ksos/status.json`, and the `status` applet that shows it.
 
 use std::fmt::Write as _;
 use std::io::Write;
 
 use serde::{Deserialize, Serialize};
 
-use crate::sys::{Sys, TEXT_LIMIT};
+use crate::config::ConfigurationStatus;
+use crate::sys::{Sys, TEXT_LIMIT, read_text};
 
 use super::handover::StageReport;
+use super::table;
+use super::watchdog::{self, WatchdogStatus};
 
 /// Where the document is.
 pub const PATH: &str = "/run/ksos/status.json";
@@ -41,12 +44,67 @@ pub struct Status {
     pub boot: u64,
     /// Whether data outlives a restart.
     pub persistent: bool,
+    /// Where data is mounted.
+    #[serde(default)]
+    pub data: String,
+    /// Where the boot log is.
+    #[serde(default)]
+    pub boot_log: Option<String>,
+    /// Whether no kernel module can be loaded any more.
+    #[serde(default)]
+    pub modules_locked: bool,
+    /// The hardware watchdog.
+    #[serde(default)]
+    pub watchdog: WatchdogStatus,
+    /// Memory in use before the first service was started: what the OS itself needs, but for its two processes.
+    #[serde(default)]
+    pub memory_before_services: Option<Memory>,
+    /// Milliseconds from the kernel's start to its hand-over to `/init`.
+    #[serde(default)]
+    pub handover_ms: u64,
+    /// Milliseconds from the kernel's start to services started.
+    #[serde(default)]
+    pub services_ms: Option<u64>,
     /// Milliseconds from the kernel's start to ready.
     pub ready_ms: Option<u64>,
     /// The stages of the boot.
     pub stages: Vec<StageReport>,
     /// The services.
     pub services: Vec<ServiceStatus>,
+    /// The configuration.
+    #[serde(default)]
+    pub configuration: ConfigurationStatus,
+}
+
+/// Memory of the machine (proc(5), `/proc/meminfo`), in KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// `MemTotal`: without what the kernel's own image takes.
+    pub total_kib: u64,
+    /// What is in use and cannot be had by dropping caches: `MemTotal` without `MemFree`, `Buffers`, `Cached` (but with
+    /// `Shmem`, which is counted there) and `SReclaimable`. `MemAvailable` is smaller than the rest by what the kernel
+    /// holds back for itself (its watermarks), which nobody uses.
+    pub used_kib: u64,
+}
+
+impl Memory {
+    /// Reads what there is now.
+    pub(super) fn read(sys: &dyn Sys) -> Option<Self> {
+        let text = read_text(sys, "/proc/meminfo").ok()?;
+        let field = |name: &str| -> Option<u64> {
+            let rest = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+            rest.split_whitespace().next()?.parse().ok()
+        };
+        let caches = field("Buffers")? + field("Cached")? + field("SReclaimable")?;
+        let taken = field("MemTotal")?.saturating_sub(field("MemFree")?);
+        Some(Memory { total_kib: field("MemTotal")?, used_kib: (taken + field("Shmem")?).saturating_sub(caches) })
+    }
+}
+
+impl std::fmt::Display for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} MiB memory in use before", self.used_kib >> 10, self.total_kib >> 10)
+    }
 }
 
 /// One service.
@@ -64,7 +122,7 @@ pub struct ServiceStatus {
     pub required: bool,
 }
 
-/// The applet: `ksos status [--json]`. Returns its exit status: 0 ready, 1 not ready or degraded, 2 no status.
+/// The applet: `kubesolo-os status [--json]`. Returns its exit status: 0 ready, 1 not ready or degraded, 2 no status.
 pub fn show(sys: &dyn Sys, json: bool, out: &mut dyn Write, errors: &mut dyn Write) -> i32 {
     let status = match read(sys) {
         Ok(status) => status,
@@ -78,7 +136,8 @@ pub fn show(sys: &dyn Sys, json: bool, out: &mut dyn Write, errors: &mut dyn Wri
     i32::from(status.state != "ready" || !status.degraded.is_empty())
 }
 
-fn read(sys: &dyn Sys) -> Result<Status, String> {
+/// Reads the document.
+pub(super) fn read(sys: &dyn Sys) -> Result<Status, String> {
     let bytes = sys.read(PATH, TEXT_LIMIT).map_err(|error| error.to_string())?;
     serde_json::from_slice(&bytes).map_err(|error| format!("{PATH}: {error}"))
 }
@@ -95,6 +154,8 @@ fn table(status: &Status) -> String {
     for reason in &status.degraded {
         let _ = writeln!(text, "degraded: {reason}");
     }
+    let _ = writeln!(text, "watchdog: {}", watchdog::describe(&status.watchdog));
+    text += &stages(status);
     let width = status.services.iter().map(|service| service.name.len()).max().unwrap_or(0);
     for service in &status.services {
         let pid = service.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
@@ -104,12 +165,48 @@ fn table(status: &Status) -> String {
     text
 }
 
+/// Returns the stages, one per line, and the sums.
+fn stages(status: &Status) -> String {
+    let mut text = String::new();
+    for stage in &status.stages {
+        let outcome = if stage.outcome.is_empty() { if stage.ok { "ok" } else { "failed" } } else { &stage.outcome };
+        let line = format!("{:02} {:13} {:6} ms  {outcome:8}  {}", stage.number, stage.name, stage.ms, stage.detail);
+        let _ = writeln!(text, "{}", line.trim_end());
+        if let Some(row) = table::STAGES.iter().find(|row| row.number == stage.number && !stage.ok) {
+            let _ = writeln!(text, "   {} If that fails: {}.", row.what, row.failure.meaning());
+        }
+    }
+    let since = |end: u64| end.saturating_sub(status.handover_ms);
+    if let Some(end) = status.services_ms {
+        let _ = write!(text, "from the kernel's hand-over to services started {} ms", since(end));
+        match status.ready_ms {
+            Some(end) => writeln!(text, ", to ready {} ms", since(end)),
+            None => writeln!(text),
+        }
+        .unwrap_or_default();
+    }
+    text
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::sys::double::Double;
 
-    fn status() -> Status {
+    fn stage(number: u8, name: &str, ok: bool, outcome: &str, detail: &str) -> StageReport {
+        StageReport {
+            number,
+            name: name.to_owned(),
+            ok,
+            outcome: outcome.to_owned(),
+            start_ms: 1800,
+            ms: 12,
+            detail: detail.to_owned(),
+        }
+    }
+
+    /// Returns the status of a node that is ready.
+    pub(crate) fn status() -> Status {
         let service = |name: &str, state: &str, pid| ServiceStatus {
             name: name.to_owned(),
             state: state.to_owned(),
@@ -130,10 +227,31 @@ mod tests {
             lockdown: "integrity".to_owned(),
             boot: 4,
             persistent: true,
+            data: "/data".to_owned(),
+            boot_log: None,
+            modules_locked: false,
+            watchdog: WatchdogStatus { state: "off".to_owned(), ..WatchdogStatus::default() },
+            memory_before_services: Some(Memory { total_kib: 480 << 10, used_kib: 31 << 10 }),
+            handover_ms: 1800,
+            services_ms: Some(2620),
             ready_ms: Some(5320),
-            stages: Vec::new(),
+            stages: vec![stage(0, "kernel", true, "ok", ""), stage(30, "data", false, "degraded", "/dev/vda4 is gone")],
             services: vec![service("containerd", "ready", Some(77)), service("x", "done", None)],
+            configuration: ConfigurationStatus::default(),
         }
+    }
+
+    #[test]
+    fn memory_in_use_is_what_no_cache_holds() {
+        let sys = Double::new();
+        assert_eq!(Memory::read(&sys), None);
+        let text = "MemTotal: 475572 kB\nMemFree: 424332 kB\nMemAvailable: 428868 kB\nBuffers: 3036 kB\n\
+            Cached: 10024 kB\nSwapCached: 9 kB\nShmem: 4 kB\nShmemHugePages: 0 kB\nSReclaimable: 1784 kB\n";
+        sys.put("/proc/meminfo", text);
+        let memory = Memory::read(&sys).expect("there");
+        assert_eq!((memory.used_kib, memory.to_string().as_str()), (36_400, "35 of 464 MiB memory in use before"));
+        sys.put("/proc/meminfo", "MemTotal: x kB\nMemAvailable\n");
+        assert_eq!(Memory::read(&sys), None);
     }
 
     #[test]
@@ -148,6 +266,12 @@ mod tests {
         sys.put(PATH, serde_json::to_vec(&status()).expect("JSON"));
         let expected = "demo 1.2.3 x86_64: ready\n\
             slot a, root slot, data partition, boot 4, secure boot on, lockdown integrity\n\
+            watchdog: off\n\
+            00 kernel            12 ms  ok\n\
+            30 data              12 ms  degraded  /dev/vda4 is gone\n   \
+            Finds, grows, checks or formats the data partition and mounts it; carries out a factory reset. \
+            If that fails: degraded: data is kept in memory until the next restart; the partition is left as it is.\n\
+            from the kernel's hand-over to services started 820 ms, to ready 3520 ms\n\
             containerd  ready      pid 77  restarts 2\n\
             x           done       pid -  restarts 2\n";
         assert_eq!(call(false), (0, expected.to_owned(), String::new()));

@@ -165,6 +165,8 @@ pub struct Service {
     probing: bool,
     degraded: bool,
     announced: bool,
+    /// It is the node's own: its failure is told as if it were required, and nothing waits for it after that.
+    internal: bool,
 }
 
 impl Service {
@@ -180,6 +182,7 @@ impl Service {
             probing: false,
             degraded: false,
             announced: false,
+            internal: false,
         }
     }
 
@@ -195,7 +198,7 @@ impl Service {
 
     /// Returns whether services after this one may start.
     pub fn is_satisfied(&self) -> bool {
-        matches!(self.phase, Phase::Ready | Phase::Done)
+        matches!(self.phase, Phase::Ready | Phase::Done) || (self.internal && self.degraded)
     }
 }
 
@@ -233,6 +236,12 @@ impl Machine {
         let machine =
             Machine { services, followers, begun: false, stopping: false, node_ready: false, all_stopped: false };
         (machine, problems)
+    }
+
+    /// Makes a service one of the node's own: when it failed [`DEGRADED_AFTER`] times in a row the node is degraded,
+    /// although it is not required, and what is after it starts without it.
+    pub fn own(&mut self, name: &str) {
+        self.with(name, |service| service.internal = true);
     }
 
     /// Makes the one-shot service `name` follow `leader`: it starts once the leader's process runs, ready or not, and
@@ -472,7 +481,8 @@ fn ended_badly(service: &mut Service, name: &str, reason: &str, actions: &mut Ve
     }
     service.failures = service.failures.saturating_add(1);
     let never = service.config.restart == RestartPolicy::Never;
-    if service.config.required && !service.degraded && (never || service.failures >= DEGRADED_AFTER) {
+    let told = service.config.required || service.internal;
+    if told && !service.degraded && (never || service.failures >= DEGRADED_AFTER) {
         service.degraded = true;
         let reason = match service.failures {
             1 => format!("service {name}: {reason}"),

@@ -53,43 +53,6 @@ fn set(name: &str, timer: Timer, ms: u64) -> Action {
 }
 
 #[test]
-fn a_follower_runs_with_each_start_of_its_leader() {
-    let one_shot = || {
-        config(|config| {
-            config.ready = ReadyProbe::Exited;
-            config.restart = RestartPolicy::OnFailure;
-        })
-    };
-    let engine = config(|config| config.ready = ReadyProbe::Tcp(1));
-    let user = config(|config| config.after = vec![text("engine"), text("import")]);
-    let mut m = machine(&[("engine", engine), ("import", one_shot()), ("user", user)]);
-    m.follow("import", "engine");
-    m.follow("import", "nobody");
-    let engine_exits = || Event::Exited(text("engine"), Role::Main, Exit::Code(1));
-    let import_exits = |code| Event::Exited(text("import"), Role::Main, Exit::Code(code));
-    // It does not wait for the engine to be ready: the engine may not be ready before it has its images.
-    assert_eq!(step(&mut m, 0, Event::Begin), [spawn("engine", Role::Main)]);
-    assert!(step(&mut m, 1, Event::Started(text("engine"), Role::Main)).contains(&spawn("import", Role::Main)));
-    step(&mut m, 1, Event::Started(text("import"), Role::Main));
-    assert!(step(&mut m, 2, Event::Probed(text("engine"), true)).contains(&Action::Cancel(text("engine"))));
-    assert!(step(&mut m, 3, import_exits(0)).contains(&spawn("user", Role::Main)));
-    step(&mut m, 3, Event::Started(text("user"), Role::Main));
-    // The engine ends: nothing happens until it runs again.
-    assert!(!step(&mut m, 10, engine_exits()).contains(&spawn("import", Role::Main)));
-    assert_eq!(m.services()["import"].phase, Phase::Done);
-    assert_eq!(step(&mut m, 11, Event::Timer(text("engine"), Timer::Restart)), [spawn("engine", Role::Main)]);
-    assert!(step(&mut m, 12, Event::Started(text("engine"), Role::Main)).contains(&spawn("import", Role::Main)));
-    step(&mut m, 12, Event::Started(text("import"), Role::Main));
-    // The engine ends while it runs: it fails, and tries again by itself, once.
-    step(&mut m, 13, engine_exits());
-    assert!(step(&mut m, 14, import_exits(1)).contains(&set("import", Timer::Restart, 1000)));
-    step(&mut m, 15, Event::Timer(text("engine"), Timer::Restart));
-    assert_eq!(m.services()["import"].phase, Phase::Backoff);
-    assert!(!step(&mut m, 16, Event::Started(text("engine"), Role::Main)).contains(&spawn("import", Role::Main)));
-    assert_eq!(step(&mut m, 17, Event::Timer(text("import"), Timer::Restart)), [spawn("import", Role::Main)]);
-}
-
-#[test]
 fn a_service_that_is_ready_when_started_makes_the_node_ready_once() {
     let mut m = machine(&[("a", config(|_| {}))]);
     assert_eq!(step(&mut m, 0, Event::Begin), [spawn("a", Role::Main)]);
@@ -285,4 +248,63 @@ fn events_of_unknown_services_and_late_events_are_ignored() {
     ] {
         assert_eq!(step(&mut m, 0, event), []);
     }
+}
+
+#[test]
+fn an_internal_service_that_keeps_failing_is_told_and_no_longer_waited_for() {
+    let network = config(|c| {
+        c.required = false;
+        c.ready = ReadyProbe::Socket("/run/s".to_owned());
+    });
+    let app = config(|c| c.after = vec![text("network")]);
+    let mut machine = machine(&[("app", app), ("network", network)]);
+    machine.own("network");
+    assert_eq!(step(&mut machine, 0, Event::Begin), [spawn("network", Role::Main)]);
+    for attempt in 1..=DEGRADED_AFTER {
+        step(&mut machine, 0, Event::Started(text("network"), Role::Main));
+        let actions = step(&mut machine, 0, Event::Exited(text("network"), Role::Main, Exit::Code(1)));
+        let told = actions.iter().any(|action| matches!(action, Action::Degraded(..)));
+        assert_eq!((told, actions.contains(&spawn("app", Role::Main))), (attempt == 5, attempt == 5));
+        step(&mut machine, 0, Event::Timer(text("network"), Timer::Restart));
+    }
+    step(&mut machine, 0, Event::Started(text("network"), Role::Main));
+    let actions = step(&mut machine, 0, Event::Probed(text("network"), true));
+    assert!(actions.contains(&Action::Recovered(text("network"))), "{actions:?}");
+}
+
+#[test]
+fn a_follower_runs_with_each_start_of_its_leader() {
+    let one_shot = || {
+        config(|config| {
+            config.ready = ReadyProbe::Exited;
+            config.restart = RestartPolicy::OnFailure;
+        })
+    };
+    let engine = config(|config| config.ready = ReadyProbe::Tcp(1));
+    let user = config(|config| config.after = vec![text("engine"), text("import")]);
+    let mut m = machine(&[("engine", engine), ("import", one_shot()), ("user", user)]);
+    m.follow("import", "engine");
+    m.follow("import", "nobody");
+    let engine_exits = || Event::Exited(text("engine"), Role::Main, Exit::Code(1));
+    let import_exits = |code| Event::Exited(text("import"), Role::Main, Exit::Code(code));
+    // It does not wait for the engine to be ready: the engine may not be ready before it has its images.
+    assert_eq!(step(&mut m, 0, Event::Begin), [spawn("engine", Role::Main)]);
+    assert!(step(&mut m, 1, Event::Started(text("engine"), Role::Main)).contains(&spawn("import", Role::Main)));
+    step(&mut m, 1, Event::Started(text("import"), Role::Main));
+    assert!(step(&mut m, 2, Event::Probed(text("engine"), true)).contains(&Action::Cancel(text("engine"))));
+    assert!(step(&mut m, 3, import_exits(0)).contains(&spawn("user", Role::Main)));
+    step(&mut m, 3, Event::Started(text("user"), Role::Main));
+    // The engine ends: nothing happens until it runs again.
+    assert!(!step(&mut m, 10, engine_exits()).contains(&spawn("import", Role::Main)));
+    assert_eq!(m.services()["import"].phase, Phase::Done);
+    assert_eq!(step(&mut m, 11, Event::Timer(text("engine"), Timer::Restart)), [spawn("engine", Role::Main)]);
+    assert!(step(&mut m, 12, Event::Started(text("engine"), Role::Main)).contains(&spawn("import", Role::Main)));
+    step(&mut m, 12, Event::Started(text("import"), Role::Main));
+    // The engine ends while it runs: it fails, and tries again by itself, once.
+    step(&mut m, 13, engine_exits());
+    assert!(step(&mut m, 14, import_exits(1)).contains(&set("import", Timer::Restart, 1000)));
+    step(&mut m, 15, Event::Timer(text("engine"), Timer::Restart));
+    assert_eq!(m.services()["import"].phase, Phase::Backoff);
+    assert!(!step(&mut m, 16, Event::Started(text("engine"), Role::Main)).contains(&spawn("import", Role::Main)));
+    assert_eq!(step(&mut m, 17, Event::Timer(text("import"), Timer::Restart)), [spawn("import", Role::Main)]);
 }

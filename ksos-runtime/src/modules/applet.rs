@@ -6,6 +6,7 @@ use crate::cmdline::Cmdline;
 use crate::sys::{Sys, read_text};
 
 use super::Loader;
+use super::helper::HARDWARE;
 
 /// What the arguments ask for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -14,6 +15,7 @@ struct Request {
     all: bool,
     remove: bool,
     dry: bool,
+    hardware: bool,
     names: Vec<String>,
     options: String,
 }
@@ -27,6 +29,7 @@ fn parse(arguments: &[String]) -> Result<Request, String> {
             "--quiet" => request.quiet = true,
             "--all" => request.all = true,
             "--remove" => request.remove = true,
+            HARDWARE => request.hardware = true,
             "--dry-run" | "--show" => request.dry = true,
             long if long.starts_with("--") => return Err(format!("unknown option {long}")),
             short if short.len() > 1 && short.starts_with('-') => {
@@ -44,10 +47,10 @@ fn parse(arguments: &[String]) -> Result<Request, String> {
             name => request.names.push(name.to_owned()),
         }
     }
-    if request.names.is_empty() {
+    if request.names.is_empty() && !request.hardware {
         return Err("usage: modprobe [-q] [-a] [-n] [-r] [--] NAME|ALIAS [OPTION...]".to_owned());
     }
-    if !request.all && !request.remove {
+    if !request.all && !request.remove && !request.names.is_empty() {
         request.options = request.names.split_off(1).join(" ");
     }
     Ok(request)
@@ -69,6 +72,11 @@ pub fn modprobe(sys: &dyn Sys, arguments: &[String], out: &mut dyn Write, errors
         Err(error) => return report(&request, &error.to_string(), errors),
     };
     let mut status = 0;
+    if request.hardware {
+        for error in loader.load_for_hardware().1 {
+            status = report(&request, &error.to_string(), errors);
+        }
+    }
     for name in &request.names {
         let result = if request.remove { loader.unload(name).map(|()| Vec::new()) } else { loader.load(name) };
         match result {
@@ -114,6 +122,17 @@ mod tests {
         assert_eq!(call(&sys, &["-q", "--", "net-pf-10"]).0, 0);
         assert_eq!(sys.calls_of("load ").len(), 2);
         assert_eq!(call(&sys, &["-q", "--", "net-pf-99"]), (1, String::new(), String::new()));
+    }
+
+    #[test]
+    fn hardware_is_all_devices_there_are() {
+        let sys = machine();
+        sys.put("/sys/bus/pci/devices/0/modalias", "net-pf-10\n");
+        assert_eq!(call(&sys, &["-qa", "--hardware"]), (0, String::new(), String::new()));
+        assert_eq!(sys.calls_of("load ").len(), 2);
+        sys.fail("load", "Exec format error");
+        let (status, _, errors) = call(&sys, &["--hardware"]);
+        assert!(status == 1 && errors.contains("Exec format error"), "{errors}");
     }
 
     #[test]

@@ -9,9 +9,11 @@ use std::rc::Rc;
 use ksos_formats::Digest;
 use ksos_formats::boot::Verity;
 
-use super::Feed;
 use super::files::Files;
-use super::{Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, Pid, Result, Signal, Sys, Wake};
+use super::{
+    Command, Disk, Down, Error, Exit, Feed, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, PlacedFile, Result,
+    Signal, Space, Sys, Wake, Watchdog,
+};
 
 /// A disk in memory. Clones share the bytes.
 #[derive(Debug, Clone)]
@@ -20,12 +22,13 @@ pub struct MemoryDisk {
     pub bytes: Rc<RefCell<Vec<u8>>>,
     /// Logical sector size in bytes.
     pub sector: u64,
+    cut: Rc<Cell<Option<u32>>>,
 }
 
 impl MemoryDisk {
     /// Returns a disk with these bytes and 512-byte sectors.
     pub fn new(bytes: Vec<u8>) -> Self {
-        MemoryDisk { bytes: Rc::new(RefCell::new(bytes)), sector: 512 }
+        MemoryDisk { bytes: Rc::new(RefCell::new(bytes)), sector: 512, cut: Rc::default() }
     }
 }
 
@@ -40,6 +43,7 @@ impl Disk for MemoryDisk {
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<()> {
+        use_power(&self.cut, "memory disk")?;
         let mut bytes = self.bytes.borrow_mut();
         let target = bytes.get_mut(offset as usize..offset as usize + data.len());
         target.ok_or_else(|| Error::stated("write", "memory disk", "past the end"))?.copy_from_slice(data);
@@ -56,6 +60,44 @@ impl Disk for MemoryDisk {
 
     fn sector_size(&self) -> u64 {
         self.sector
+    }
+}
+
+/// Counts one change; fails when the power is cut.
+fn use_power(cut: &Cell<Option<u32>>, path: &str) -> Result<()> {
+    match cut.get() {
+        None => return Ok(()),
+        Some(0) => return Err(Error::stated("write", path, "the power is cut")),
+        Some(left) => cut.set(Some(left - 1)),
+    }
+    Ok(())
+}
+
+/// A watchdog that notes when it is fed.
+#[derive(Debug)]
+struct DoubleWatchdog {
+    timeout_s: u32,
+    feeds: Rc<RefCell<Vec<String>>>,
+    now: Rc<Cell<u64>>,
+}
+
+impl Watchdog for DoubleWatchdog {
+    fn identity(&self) -> &str {
+        "double"
+    }
+
+    fn timeout_s(&self) -> u32 {
+        self.timeout_s
+    }
+
+    fn feed(&self) -> Result<()> {
+        self.feeds.borrow_mut().push(self.now.get().to_string());
+        Ok(())
+    }
+
+    fn disarm(&self) -> Result<()> {
+        self.feeds.borrow_mut().push("V".to_owned());
+        Ok(())
     }
 }
 
@@ -80,7 +122,19 @@ pub struct Double {
     /// Block devices.
     pub disks: RefCell<BTreeMap<String, MemoryDisk>>,
     /// Milliseconds since boot.
-    pub now: Cell<u64>,
+    pub now: Rc<Cell<u64>>,
+    /// Writes below `/data` fail for want of room as long as this file exists.
+    pub full_while: RefCell<Option<String>>,
+    /// How many more changes to files and disks succeed; after that, the power is cut.
+    pub cut: Rc<Cell<Option<u32>>>,
+    /// Room on every file system.
+    pub room: Cell<Space>,
+    /// Inodes of every file system, and how many are free.
+    pub inodes: Cell<(u64, u64)>,
+    /// The longest timeout in seconds that a watchdog can do.
+    pub watchdog_limit: Cell<Option<u32>>,
+    /// When the watchdog was fed, and `V` when it was disarmed.
+    pub feeds: Rc<RefCell<Vec<String>>>,
     /// Lines on terminals.
     pub terminal: RefCell<String>,
     /// What was written to programs by [`Sys::run_fed`], in order.
@@ -103,7 +157,13 @@ impl Double {
             exits: RefCell::default(),
             obedient: Cell::new(true),
             disks: RefCell::default(),
-            now: Cell::new(1000),
+            inodes: Cell::new((1 << 19, 1 << 18)),
+            now: Rc::new(Cell::new(1000)),
+            full_while: RefCell::default(),
+            cut: Rc::default(),
+            room: Cell::new(Space { total: 8 << 30, available: 4 << 30, free: 5 << 30 }),
+            watchdog_limit: Cell::default(),
+            feeds: Rc::default(),
             terminal: RefCell::default(),
             fed: RefCell::default(),
             next_pid: Cell::new(100),
@@ -115,6 +175,19 @@ impl Double {
         let host = self.directory.path().join(path.trim_start_matches('/'));
         std::fs::create_dir_all(host.parent().expect("a parent")).expect("created");
         std::fs::write(host, text).expect("written");
+    }
+
+    /// Creates a symbolic link and its directories.
+    pub fn link(&self, target: &str, path: &str) {
+        let host = self.directory.path().join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(host.parent().expect("a parent")).expect("created");
+        std::os::unix::fs::symlink(target, host).expect("linked");
+    }
+
+    /// Permission bits of a file.
+    pub fn mode(&self, path: &str) -> u32 {
+        use std::os::unix::fs::PermissionsExt;
+        self.files.metadata(path).expect("there").permissions().mode() & 0o7777
     }
 
     /// Reads a file back.
@@ -137,6 +210,36 @@ impl Double {
         self.calls.borrow().iter().filter(|call| call.starts_with(prefix)).cloned().collect()
     }
 
+    /// Fails for want of power or room.
+    fn change(&self, path: &str) -> Result<()> {
+        use_power(&self.cut, path)?;
+        let full = self.full_while.borrow().as_ref().is_some_and(|reserve| self.files.kind(reserve).is_some());
+        if full && path.starts_with("/data/") {
+            return Err(Error::new("write", path, std::io::Error::from_raw_os_error(libc::ENOSPC)));
+        }
+        Ok(())
+    }
+
+    /// mke2fs leaves the beginning of an ext4 file system, and none of the files below `/data`.
+    fn formats(&self, arguments: &[&str]) {
+        let (Some(program), Some(path)) = (arguments.first(), arguments.last()) else { return };
+        let disks = self.disks.borrow();
+        let fails = self.runs.borrow().get(*program).and_then(VecDeque::front).is_some_and(|(exit, _)| !exit.success());
+        if program.ends_with("/mke2fs")
+            && !fails
+            && let Some(disk) = disks.get(*path)
+        {
+            let mut bytes = disk.bytes.borrow_mut();
+            bytes.fill(0);
+            bytes[1024 + 56..1024 + 58].copy_from_slice(&[0x53, 0xef]);
+            bytes[1024 + 24] = 2;
+            let blocks = (bytes.len() / 4096) as u32;
+            bytes[1024 + 4..1024 + 8].copy_from_slice(&blocks.to_le_bytes());
+            let _ = std::fs::remove_dir_all(self.files.host("/data"));
+            std::fs::create_dir_all(self.files.host("/data")).expect("created");
+        }
+    }
+
     fn record(&self, call: String) -> Result<()> {
         let failures = self.failures.borrow();
         let failure = failures.iter().find(|(prefix, _)| call.starts_with(prefix.as_str()));
@@ -157,15 +260,19 @@ impl Sys for Double {
         self.files.write(path, bytes)
     }
     fn replace(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+        self.change(path)?;
         self.files.replace(path, bytes, mode)
     }
     fn append(&self, path: &str, bytes: &[u8]) -> Result<u64> {
+        self.change(path)?;
         self.files.append(path, bytes)
     }
     fn rename(&self, from: &str, to: &str) -> Result<()> {
+        use_power(&self.cut, from)?;
         self.files.rename(from, to)
     }
     fn remove(&self, path: &str) -> Result<()> {
+        use_power(&self.cut, path)?;
         self.files.remove(path)
     }
     fn list(&self, path: &str) -> Result<Vec<String>> {
@@ -194,13 +301,24 @@ impl Sys for Double {
         Ok(0)
     }
     fn copy_tree(&self, from: &str, to: &str) -> Result<()> {
+        use_power(&self.cut, from)?;
         self.files.copy_tree(from, to)
     }
     fn remove_tree(&self, path: &str) -> Result<()> {
+        use_power(&self.cut, path)?;
         self.files.remove_tree(path)
     }
     fn copy_hashed(&self, from: &str, to: &str) -> Result<Digest> {
         self.files.copy_hashed(from, to)
+    }
+    fn read_below(&self, tree: &str, path: &str, limit: u64) -> Result<Vec<u8>> {
+        self.files.read_below(tree, path, limit)
+    }
+    fn place(&self, file: &PlacedFile<'_>) -> Result<()> {
+        self.change(file.path)?;
+        self.record(format!("place {} {:o} {:?}", file.path, file.mode, file.owner))?;
+        // Tests need not be root.
+        self.files.place(&PlacedFile { owner: None, ..*file })
     }
     fn delete_initramfs(&self) -> Result<()> {
         self.record("delete initramfs".to_owned())
@@ -224,16 +342,29 @@ impl Sys for Double {
     fn remount_read_only(&self, path: &str) -> Result<()> {
         self.record(format!("remount-ro {path}"))
     }
+    fn set_mount_flags(&self, path: &str, flags: MountFlags) -> Result<()> {
+        let MountFlags { read_only, no_suid, no_dev, no_exec, no_atime } = flags;
+        let names =
+            [(read_only, "ro"), (no_suid, "nosuid"), (no_dev, "nodev"), (no_exec, "noexec"), (no_atime, "noatime")];
+        let set: Vec<&str> = names.into_iter().filter(|(set, _)| *set).map(|(_, name)| name).collect();
+        self.record(format!("mount-flags {path} {}", set.join(",")))
+    }
+    fn space(&self, path: &str) -> Result<Space> {
+        self.record(format!("space {path}")).map(|()| self.room.get())
+    }
     fn switch_root(&self, path: &str) -> Result<()> {
         self.record(format!("switch_root {path}"))
     }
     fn sync(&self) {
         self.calls.borrow_mut().push("sync".to_owned());
     }
+    fn inodes(&self, path: &str) -> Result<(u64, u64)> {
+        self.record(format!("inodes {path}")).map(|()| self.inodes.get())
+    }
     fn open_disk(&self, path: &str, _writable: bool) -> Result<Box<dyn Disk>> {
         let disks = self.disks.borrow();
         let disk = disks.get(path).ok_or_else(|| Error::new("open", path, std::io::Error::from_raw_os_error(2)))?;
-        Ok(Box::new(disk.clone()))
+        Ok(Box::new(MemoryDisk { cut: Rc::clone(&self.cut), ..disk.clone() }))
     }
     fn add_partition(&self, disk: &str, number: u32, start: u64, length: u64) -> Result<()> {
         self.record(format!("add-partition {disk} {number} {start} {length}"))
@@ -274,12 +405,26 @@ impl Sys for Double {
     fn set_wall_clock(&self, seconds: u64) -> Result<()> {
         self.record(format!("clock {seconds}"))
     }
+    fn wall_clock_ns(&self) -> i128 {
+        i128::from(self.now.get()) * 1_000_000
+    }
+    fn step_clock(&self, offset_ns: i128) -> Result<()> {
+        self.record(format!("step clock {offset_ns}"))
+    }
+    fn slew_clock(&self, offset_us: i64, error_us: i64) -> Result<()> {
+        self.record(format!("slew clock {offset_us} {error_us}"))
+    }
     fn random(&self, bytes: &mut [u8]) -> Result<()> {
         bytes.fill(0x5a);
         Ok(())
     }
     fn disable_ctrl_alt_del(&self) -> Result<()> {
         self.record("cad off".to_owned())
+    }
+    fn open_watchdog(&self, path: &str, seconds: u32) -> Result<Box<dyn Watchdog>> {
+        self.record(format!("watchdog {path} {seconds}"))?;
+        let timeout_s = self.watchdog_limit.get().map_or(seconds, |limit| limit.min(seconds));
+        Ok(Box::new(DoubleWatchdog { timeout_s, feeds: Rc::clone(&self.feeds), now: Rc::clone(&self.now) }))
     }
     fn set_console_level(&self, level: u8) -> Result<()> {
         self.record(format!("console level {level}"))
@@ -294,7 +439,9 @@ impl Sys for Double {
         Ok(self.next_pid.get())
     }
     fn run(&self, arguments: &[&str]) -> Result<(Exit, String)> {
+        use_power(&self.cut, "run")?;
         self.record(format!("run {}", arguments.join(" ")))?;
+        self.formats(arguments);
         let mut runs = self.runs.borrow_mut();
         let result = arguments.first().and_then(|name| runs.get_mut(*name)).and_then(VecDeque::pop_front);
         Ok(result.unwrap_or((Exit::Code(0), String::new())))
@@ -310,6 +457,9 @@ impl Sys for Double {
     }
     fn reap(&self) -> Option<(Pid, Exit)> {
         self.exits.borrow_mut().pop_front()
+    }
+    fn join(&self, pid: Pid) -> Result<Exit> {
+        self.record(format!("join {pid}")).map(|()| Exit::Code(0))
     }
     fn signal(&self, pid: Pid, signal: Signal) -> Result<()> {
         self.record(format!("signal {pid} {signal:?}"))?;

@@ -19,12 +19,11 @@ use rustix::process::{Signal as KernelSignal, WaitOptions};
 use rustix::system::RebootCommand;
 use rustix::time::ClockId;
 
-use super::Feed;
 use super::files::{Files, delete_below};
 use super::wake::Sources;
 use super::{
-    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, Result, Signal, Streams, Sys,
-    Wake, block, process,
+    Command, Disk, Down, Error, Exit, Feed, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, PlacedFile, Result,
+    Signal, Space, Streams, Sys, Wake, Watchdog, block, process, watchdog,
 };
 
 /// `MODULE_INIT_COMPRESSED_FILE` (`include/uapi/linux/module.h`).
@@ -147,6 +146,14 @@ impl Sys for Linux {
         self.files.copy_hashed(from, to)
     }
 
+    fn read_below(&self, tree: &str, path: &str, limit: u64) -> Result<Vec<u8>> {
+        self.files.read_below(tree, path, limit)
+    }
+
+    fn place(&self, file: &PlacedFile<'_>) -> Result<()> {
+        self.files.place(file)
+    }
+
     fn delete_initramfs(&self) -> Result<()> {
         let failed = |source: io::Error| Error::new("delete", "the initramfs", source);
         let kind = rustix::fs::statfs("/").map_err(|error| failed(error.into()))?.f_type;
@@ -189,6 +196,17 @@ impl Sys for Linux {
             .map_err(|error| Error::new("remount read-only", path, error))
     }
 
+    fn set_mount_flags(&self, path: &str, flags: MountFlags) -> Result<()> {
+        rustix::mount::mount_remount(path, Flags::BIND | kernel_flags(flags), c"")
+            .map_err(|error| Error::new("set mount flags of", path, error))
+    }
+
+    fn space(&self, path: &str) -> Result<Space> {
+        let facts = rustix::fs::statvfs(path).map_err(|error| Error::new("ask for room on", path, error))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(facts.f_frsize);
+        Ok(Space { total: bytes(facts.f_blocks), available: bytes(facts.f_bavail), free: bytes(facts.f_bfree) })
+    }
+
     fn switch_root(&self, path: &str) -> Result<()> {
         let switch = || {
             rustix::process::chdir(path)?;
@@ -201,6 +219,11 @@ impl Sys for Linux {
 
     fn sync(&self) {
         rustix::fs::sync();
+    }
+
+    fn inodes(&self, path: &str) -> Result<(u64, u64)> {
+        let facts = rustix::fs::statvfs(path).map_err(|error| Error::new("ask for inodes on", path, error))?;
+        Ok((facts.f_files, facts.f_ffree))
     }
 
     fn open_disk(&self, path: &str, writable: bool) -> Result<Box<dyn Disk>> {
@@ -270,6 +293,22 @@ impl Sys for Linux {
             .map_err(|error| Error::new("set clock to", seconds.to_string(), error))
     }
 
+    fn wall_clock_ns(&self) -> i128 {
+        let now = rustix::time::clock_gettime(ClockId::Realtime);
+        i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+    }
+
+    fn step_clock(&self, offset_ns: i128) -> Result<()> {
+        let target = self.wall_clock_ns() + offset_ns;
+        let seconds = i64::try_from(target.div_euclid(1_000_000_000)).unwrap_or(i64::MAX);
+        let time = FileTime { tv_sec: seconds, tv_nsec: target.rem_euclid(1_000_000_000) as i64 };
+        rustix::time::clock_settime(ClockId::Realtime, time).map_err(|error| Error::new("move", "clock", error))
+    }
+
+    fn slew_clock(&self, offset_us: i64, error_us: i64) -> Result<()> {
+        super::net::slew_clock(offset_us, error_us).map_err(|error| Error::new("steer", "clock", error))
+    }
+
     fn random(&self, bytes: &mut [u8]) -> Result<()> {
         let length = bytes.len();
         let got = rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty());
@@ -282,6 +321,10 @@ impl Sys for Linux {
 
     fn disable_ctrl_alt_del(&self) -> Result<()> {
         rustix::system::reboot(RebootCommand::CadOff).map_err(|error| Error::new("disable", "Ctrl-Alt-Del", error))
+    }
+
+    fn open_watchdog(&self, path: &str, seconds: u32) -> Result<Box<dyn Watchdog>> {
+        watchdog::open(path, seconds)
     }
 
     fn set_console_level(&self, level: u8) -> Result<()> {
@@ -331,6 +374,15 @@ impl Sys for Linux {
         let (pid, status) = rustix::process::wait(WaitOptions::NOHANG).ok().flatten()?;
         let signal = status.terminating_signal().unwrap_or(0);
         Some((pid.as_raw_pid(), status.exit_status().map_or(Exit::Signal(signal), Exit::Code)))
+    }
+
+    fn join(&self, pid: Pid) -> Result<Exit> {
+        let failed = |error: rustix::io::Errno| Error::new("wait for", format!("process {pid}"), error);
+        let target = rustix::process::Pid::from_raw(pid).filter(|_| pid > 0);
+        let target = target.ok_or_else(|| failed(rustix::io::Errno::CHILD))?;
+        let ended = rustix::process::waitpid(Some(target), WaitOptions::empty()).map_err(failed)?;
+        let (_, status) = ended.ok_or_else(|| failed(rustix::io::Errno::CHILD))?;
+        Ok(status.exit_status().map_or(Exit::Signal(status.terminating_signal().unwrap_or(0)), Exit::Code))
     }
 
     fn signal(&self, pid: Pid, signal: Signal) -> Result<()> {

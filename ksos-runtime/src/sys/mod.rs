@@ -5,14 +5,17 @@
 //! Methods do one thing each and report failures as [`Error`]: the action, its object, and the kernel's reason.
 //! Reads have size limits. Nothing here retries or decides.
 
+mod below;
 mod block;
 #[cfg(test)]
 pub mod double;
 mod files;
 pub mod linux;
+pub mod net;
 mod process;
 mod uevent;
 mod wake;
+mod watchdog;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,6 +53,11 @@ impl Error {
     /// Returns whether the object does not exist.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == std::io::ErrorKind::NotFound
+    }
+
+    /// Returns whether there is no room left for what was to be written.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
     }
 
     /// Returns whether the object is on a read-only file system.
@@ -170,6 +178,8 @@ pub struct Command {
     pub oom_score_adjust: Option<i32>,
     /// RLIMIT_NOFILE, RLIMIT_NPROC and RLIMIT_CORE.
     pub limits: Limits,
+    /// AppArmor profile that it is confined by from its first instruction on. It does not start without.
+    pub apparmor: Option<String>,
     /// Where its standard streams go.
     pub streams: Streams,
 }
@@ -235,6 +245,21 @@ pub struct LoopFile<'a> {
     pub direct: bool,
 }
 
+/// A file to place below a directory that may hold links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlacedFile<'a> {
+    /// Directory that the file stays below, absolute. Links on the way to this directory are followed.
+    pub tree: &'a str,
+    /// Absolute path below `tree`. Links on the way from `tree` are refused.
+    pub path: &'a str,
+    /// Content.
+    pub bytes: &'a [u8],
+    /// Permission bits.
+    pub mode: u32,
+    /// User and group; `None` leaves the caller's.
+    pub owner: Option<(u32, u32)>,
+}
+
 /// A block device or a disk image that is read and written by byte offset.
 pub trait Disk {
     /// Fills `buffer` from `offset`.
@@ -248,6 +273,32 @@ pub trait Disk {
     /// Logical sector size in bytes.
     fn sector_size(&self) -> u64;
 }
+
+/// Room on a file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Space {
+    /// Its size.
+    pub total: u64,
+    /// What is free for everybody but root.
+    pub available: u64,
+    /// What is free for root.
+    pub free: u64,
+}
+
+/// An open watchdog device (kernel `Documentation/watchdog/watchdog-api.rst`): unless it is fed within its timeout, the
+/// machine restarts. Closing it without [`Watchdog::disarm`] leaves it running.
+pub trait Watchdog {
+    /// The driver's name for it.
+    fn identity(&self) -> &str;
+    /// Its timeout in seconds, as the driver has rounded it.
+    fn timeout_s(&self) -> u32;
+    /// Starts the timeout anew.
+    fn feed(&self) -> Result<()>;
+    /// Makes closing it stop it ("magic close"). A driver with `nowayout` takes no notice.
+    fn disarm(&self) -> Result<()>;
+}
+/// Writes the standard input of a program.
+pub type Feed<'a> = dyn FnMut(&mut dyn std::io::Write) -> std::io::Result<()> + 'a;
 
 /// What the runtime asks of the machine.
 pub trait Sys {
@@ -287,6 +338,10 @@ pub trait Sys {
     fn remove_tree(&self, path: &str) -> Result<()>;
     /// Copies a file while hashing it; returns the SHA-256 digest of what was read.
     fn copy_hashed(&self, from: &str, to: &str) -> Result<ksos_formats::Digest>;
+    /// Reads a regular file of at most `limit` bytes below `tree`, following no link.
+    fn read_below(&self, tree: &str, path: &str, limit: u64) -> Result<Vec<u8>>;
+    /// Places a file, and directories on the way to it, following no link; replaces as [`Sys::replace`] does.
+    fn place(&self, file: &PlacedFile<'_>) -> Result<()>;
     /// Removes everything on the file system that `/` is on, when that is an initramfs.
     fn delete_initramfs(&self) -> Result<()>;
 
@@ -304,10 +359,17 @@ pub trait Sys {
     fn unmount(&self, path: &str) -> Result<()>;
     /// Makes a mount's file system read-only.
     fn remount_read_only(&self, path: &str) -> Result<()>;
+    /// Sets the flags of one mount, whatever those of the same file system elsewhere are (`read_only` included; the
+    /// mode of access times stays).
+    fn set_mount_flags(&self, path: &str, flags: MountFlags) -> Result<()>;
+    /// Room on the file system of `path` (statvfs(3)).
+    fn space(&self, path: &str) -> Result<Space>;
     /// Makes `path` the root directory.
     fn switch_root(&self, path: &str) -> Result<()>;
     /// Flushes all file systems.
     fn sync(&self);
+    /// Inodes of the file system of `path`, and how many of them are free (statvfs(3)); 0 where it has no fixed number.
+    fn inodes(&self, path: &str) -> Result<(u64, u64)>;
 
     // Block devices.
 
@@ -342,10 +404,18 @@ pub trait Sys {
     fn wall_clock(&self) -> u64;
     /// Sets the wall clock to `seconds` since 1970.
     fn set_wall_clock(&self, seconds: u64) -> Result<()>;
+    /// Wall-clock nanoseconds since 1970.
+    fn wall_clock_ns(&self) -> i128;
+    /// Moves the wall clock by `offset_ns` at once.
+    fn step_clock(&self, offset_ns: i128) -> Result<()>;
+    /// Lets the wall clock make up `offset_us` little by little, and tells the kernel that it is right within `error_us`.
+    fn slew_clock(&self, offset_us: i64, error_us: i64) -> Result<()>;
     /// Fills `bytes` with randomness.
     fn random(&self, bytes: &mut [u8]) -> Result<()>;
     /// Makes Ctrl-Alt-Del a SIGINT to PID 1.
     fn disable_ctrl_alt_del(&self) -> Result<()>;
+    /// Opens and thereby starts a watchdog device with a timeout of `seconds`, or its own if it refuses that one.
+    fn open_watchdog(&self, path: &str, seconds: u32) -> Result<Box<dyn Watchdog>>;
     /// Lowers what the kernel itself prints on consoles to `level` and what is more urgent (syslog(2) action 8).
     fn set_console_level(&self, level: u8) -> Result<()>;
     /// Takes the machine down. Returns only on failure.
@@ -365,6 +435,8 @@ pub trait Sys {
     fn open_read(&self, path: &str) -> Result<Box<dyn std::io::Read>>;
     /// Takes one ended child, if there is one.
     fn reap(&self) -> Option<(Pid, Exit)>;
+    /// Waits for the end of a child that [`Sys::spawn`] started. Other children are kept for [`Sys::reap`].
+    fn join(&self, pid: Pid) -> Result<Exit>;
     /// Signals a process.
     fn signal(&self, pid: Pid, signal: Signal) -> Result<()>;
     /// Signals all processes except PID 1.
@@ -402,9 +474,6 @@ pub enum FileKind {
     /// Anything else.
     Other,
 }
-
-/// Writes the standard input of a program.
-pub type Feed<'a> = dyn FnMut(&mut dyn std::io::Write) -> std::io::Result<()> + 'a;
 
 /// Reads a text file of at most [`TEXT_LIMIT`] bytes, invalid UTF-8 replaced.
 pub fn read_text(sys: &dyn Sys, path: &str) -> Result<String> {

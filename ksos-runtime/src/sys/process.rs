@@ -22,12 +22,20 @@ const OUTPUT_LIMIT: usize = 64 << 10;
 /// Search path of everything that the runtime starts.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Files that services create are not writable for others.
+const UMASK: u32 = 0o022;
+/// Where a process says which AppArmor profile its next program is confined by (kernel
+/// `Documentation/admin-guide/LSM/index.rst`, "Process attributes"; apparmor `aa_change_onexec(2)`).
+const APPARMOR_EXEC: &std::ffi::CStr = c"/proc/self/attr/apparmor/exec";
+
 /// What a child does with itself before exec. Everything is prepared before fork.
 struct Child {
     cgroup: Option<File>,
     oom_score_adjust: Option<String>,
     limits: Limits,
     terminal: bool,
+    /// What is written to [`APPARMOR_EXEC`].
+    apparmor: Option<String>,
 }
 
 impl Child {
@@ -48,7 +56,13 @@ impl Child {
             // SAFETY: descriptor 0 is the terminal, and TIOCSCTTY takes an integer. Failure costs job control only.
             unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
         }
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
         unblock_signals();
+        if let Some(text) = &self.apparmor {
+            // The last thing: it confines what is executed next. A failure is the failure of the start.
+            let file = rustix::fs::open(APPARMOR_EXEC, rustix::fs::OFlags::WRONLY, 0.into())?;
+            rustix::io::write(&file, text.as_bytes())?;
+        }
         Ok(())
     }
 }
@@ -97,6 +111,7 @@ fn start(command: &Command, output: Option<OwnedFd>) -> io::Result<Pid> {
         oom_score_adjust: command.oom_score_adjust.map(|value| value.to_string()),
         limits: command.limits,
         terminal: matches!(command.streams, Streams::Terminal(_)),
+        apparmor: command.apparmor.as_ref().map(|profile| format!("exec {profile}")),
     };
     // SAFETY: `prepare` makes system calls on values that were prepared before fork; it neither allocates nor locks.
     unsafe { process.pre_exec(move || child.prepare()) };
@@ -190,9 +205,13 @@ fn exit_of(status: std::process::ExitStatus) -> Exit {
     status.code().map_or_else(|| Exit::Signal(status.signal().unwrap_or(0)), Exit::Code)
 }
 
-/// Replaces this process; returns only on failure.
+/// Replaces this process; returns only on failure. The program, and what it starts, has no environment but `PATH` and
+/// leaves no core dumps unless it says otherwise.
 pub(super) fn exec(arguments: &[&str]) -> Error {
     let name = arguments.first().copied().unwrap_or("");
+    if let Err(source) = set_limit(Resource::Core, Some(0)) {
+        return Error::new("limit core dumps of", name, source);
+    }
     let source = Process::new(name).args(arguments.get(1..).unwrap_or(&[])).env_clear().env("PATH", PATH).exec();
     Error::new("execute", name, source)
 }
@@ -251,7 +270,7 @@ mod tests {
     #[test]
     fn spawn_sets_limits_session_directory_and_environment() {
         let (read, write) = rustix::pipe::pipe().expect("a pipe");
-        let script = "ulimit -n; ulimit -c; pwd; echo $A; test $(ps -o sid= -p $$) -eq $$ && echo leader";
+        let script = "ulimit -n; ulimit -c; umask; pwd; echo $A; test $(ps -o sid= -p $$) -eq $$ && echo leader";
         let command = Command {
             arguments: ["/bin/sh", "-c", script].map(str::to_owned).to_vec(),
             environment: [("A".to_owned(), "b".to_owned())].into(),
@@ -261,9 +280,19 @@ mod tests {
         };
         let pid = spawn(&command, Some(write)).expect("sh starts");
         let text = io::read_to_string(File::from(read)).expect("output");
-        assert_eq!(text, "64\n0\n/usr\nb\nleader\n");
+        assert_eq!(text, "64\n0\n0022\n/usr\nb\nleader\n");
         let pid = rustix::process::Pid::from_raw(pid);
         rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()).expect("reaped");
+    }
+
+    #[test]
+    fn what_cannot_be_confined_does_not_start() {
+        // Without AppArmor there is nothing to write to; with it, the profile is unknown.
+        let profile = "ksos-test-no-such-profile".to_owned();
+        let command =
+            Command { arguments: vec!["/bin/true".to_owned()], apparmor: Some(profile), ..Command::default() };
+        let error = spawn(&command, None).expect_err("it must not run unconfined");
+        assert!(error.to_string().starts_with("start /bin/true: "), "{error}");
     }
 
     #[test]

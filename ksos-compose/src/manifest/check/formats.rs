@@ -127,6 +127,10 @@ fn word(name: &str, text: &str) -> Result<(), Wrong> {
         "suite" => {
             require(alphanumeric(first) && all(b"._/-", &alphanumeric) && no_dots(), "a name: \"trixie-updates\"")
         }
+        "profile-name" => require(
+            (alphanumeric(first) || first == b'/') && all(b"./_-", &alphanumeric),
+            "the name of an AppArmor profile: \"kubesolo\"",
+        ),
         "version" => require(
             alphanumeric(first) && all(b".+~_-", &alphanumeric) && !text.contains(".."),
             "a version of letters, digits, `.`, `+`, `~`, `_` and `-`",

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ksos_formats::runtime::INTERNAL_SERVICES;
+
 use super::super::diagnostic::{Code, Span};
 use super::super::node::{Entry, Node};
 use super::super::types::Duration;
@@ -16,8 +18,18 @@ pub(super) fn check(context: &mut Context<'_>) {
         check_executables(context, &path, node);
         check_restart(context, &path, node);
         context.repeated(node.get("after"), &format!("{path}.after"));
-        for (other, span) in node.get("after").into_iter().flat_map(Node::texts) {
+        let after = node.get("after").into_iter().flat_map(Node::texts);
+        for (other, span) in after.filter(|(other, _)| !INTERNAL_SERVICES.contains(other)) {
             context.reference("services", other, span);
+        }
+        if INTERNAL_SERVICES.contains(&name.as_str()) {
+            let message = format!("`{name}` is a service of the runtime's own");
+            context.error(Code::Conflict, entry.key, message, "expected another name");
+        }
+    }
+    for role in ["engine", "kubernetes"] {
+        if let Some((name, node)) = tree.at(&["node", role, "service"]).and_then(|node| Some((node.text()?, node))) {
+            context.reference("services", name, node.span);
         }
     }
     check_cycles(context);

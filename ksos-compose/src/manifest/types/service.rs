@@ -64,6 +64,11 @@ pub struct Service {
     #[serde(default = "log")]
     #[schemars(schema_with = "log_schema")]
     pub log: LogTarget,
+    /// AppArmor profile that confines it; it does not start when the kernel cannot. Files directly in `/etc/apparmor.d`
+    /// are loaded at boot.
+    #[serde(default)]
+    #[schemars(with = "texts::ProfileName")]
+    pub apparmor: Option<String>,
     /// `false` drops an inherited service.
     #[serde(default = "enabled", skip_serializing)]
     pub enabled: bool,

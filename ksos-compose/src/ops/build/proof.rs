@@ -74,7 +74,7 @@ pub fn check(subject: &Subject<'_>, cache: &Cache) -> Result<Vec<Finding>, OpErr
         // Sizes are known once everything is compressed: `disk` checks them.
         budgets: unlimited(),
         runtime_paths: &proof::RUNTIME_PATHS.map(str::to_owned),
-        absent: &proof::ABSENT.map(|(pattern, reason)| (pattern.to_owned(), reason.to_owned())),
+        absent: &absent(manifest),
         exempt: &[],
     };
     let facts = load_facts(cache);
@@ -84,6 +84,13 @@ pub fn check(subject: &Subject<'_>, cache: &Cache) -> Result<Vec<Finding>, OpErr
     findings.extend(workloads::scan(manifest, overlays, subject.preloaded)?);
     save_facts(cache, facts, &[root, initramfs]);
     refuse(findings)
+}
+
+/// Returns what must not be in the image. One in which root can log in has chosen to have an SSH server.
+fn absent(manifest: &Manifest) -> Vec<(String, String)> {
+    let chosen = |reason: &str| reason == proof::SSH_SERVER && manifest.node.root_shell.is_some();
+    let absent = proof::ABSENT.iter().filter(|(_, reason)| !chosen(reason));
+    absent.map(|(pattern, reason)| ((*pattern).to_owned(), (*reason).to_owned())).collect()
 }
 
 /// Returns the notes among `findings`.

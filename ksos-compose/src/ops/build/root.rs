@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use ksos_formats::boot::ImageId;
 use ksos_formats::layout;
-use ksos_formats::runtime::{self, ContainerImage, DataConfig, DirectoryConfig, RuntimeConfig, ServiceConfig};
+use ksos_formats::runtime::{
+    self, ContainerImage, DataConfig, DirectoryConfig, EngineConfig, KubernetesConfig, RuntimeConfig, ServiceConfig,
+};
 
 use crate::assemble::{self, AssembleError, certificates, users};
 use crate::cache::Blob;
@@ -18,6 +20,9 @@ use crate::tree::{Content, Entry, Meta, Node, Tree};
 
 /// Where container images are in the root file system.
 const IMAGES: &str = "usr/lib/ksos/images";
+
+/// What is memory on a node.
+const IN_MEMORY: [&str; 5] = ["run", "tmp", "dev", "proc", "sys"];
 
 /// What the root file system is made of.
 pub struct Pieces<'a> {
@@ -90,7 +95,7 @@ pub fn assemble(pieces: Pieces<'_>) -> Result<Root, RootError> {
     let merged = merger.finish();
     let mut tree = merged.tree;
     state(&mut tree, manifest, image)?;
-    let config = runtime_config(manifest, image, load, &container_images);
+    let config = runtime_config(manifest, image, load, &container_images, &tree);
     let text = serde_json::to_vec_pretty(&config).expect("the runtime's configuration can be serialised");
     assemble::put_file(&mut tree, layout::RUNTIME_CONFIG, 0o644, &text, image.epoch, "runtime")?;
     assemble::clamp_times(&mut tree, image.epoch);
@@ -160,6 +165,14 @@ fn state(tree: &mut Tree, manifest: &Manifest, image: &ImageId) -> Result<(), As
     for path in &manifest.root.persist {
         assemble::put_directory(tree, path.relative(), 0o755, epoch, "root.persist")?;
     }
+    // A directory made at boot outside of what is memory then is a mount point in the image.
+    for directory in &manifest.root.directories {
+        let path = directory.path.relative();
+        let below = |top: &&str| path.strip_prefix(*top).is_some_and(|rest| rest.starts_with('/'));
+        if !IN_MEMORY.iter().any(below) {
+            assemble::put_directory(tree, path, directory.mode.0, epoch, "root.directories")?;
+        }
+    }
     for (path, file) in &manifest.files {
         let meta = Meta { uid: file.uid, gid: file.gid, ..Meta::root(file.mode.0, epoch as i64) };
         let entry = Entry { meta, node: Node::File(Content::inline(file.content.as_bytes())) };
@@ -186,7 +199,8 @@ fn accounts(tree: &mut Tree, manifest: &Manifest, epoch: u64) -> Result<(), Asse
             (name.clone(), account)
         })
         .collect();
-    let shell = if manifest.console.shell { "/bin/sh" } else { "/usr/sbin/nologin" };
+    let console = if manifest.console.shell { "/bin/sh" } else { "/usr/sbin/nologin" };
+    let shell = manifest.node.root_shell.as_deref().unwrap_or(console);
     let root = users::User { uid: 0, gid: 0, home: "/root".to_owned(), shell: shell.to_owned() };
     accounts.insert("root".to_owned(), root);
     assemble::put_file(tree, "etc/passwd", 0o644, users::passwd(&accounts).as_bytes(), epoch, "users")?;
@@ -198,6 +212,7 @@ fn runtime_config(
     image: &ImageId,
     load: Vec<String>,
     container_images: &[CarriedImage],
+    tree: &Tree,
 ) -> RuntimeConfig {
     let data = manifest.partitions.values().find(|partition| partition.role == PartitionRole::Data);
     RuntimeConfig {
@@ -224,13 +239,36 @@ fn runtime_config(
             .collect(),
         services: manifest.services.iter().map(|(name, service)| (name.clone(), service_config(service))).collect(),
         console_shell: manifest.console.shell,
-        engine: None,
-        kubernetes: None,
-        default_config: None,
-        apparmor_profiles: Vec::new(),
-        lock_modules: false,
-        watchdog_ms: None,
+        engine: manifest
+            .node
+            .engine
+            .as_ref()
+            .map(|engine| EngineConfig { service: engine.service.clone(), socket: engine.socket.clone() }),
+        kubernetes: manifest.node.kubernetes.as_ref().map(|kubernetes| KubernetesConfig {
+            service: kubernetes.service.clone(),
+            kubeconfig: kubernetes.kubeconfig.clone(),
+        }),
+        default_config: present(tree, layout::DEFAULT_CONFIG),
+        apparmor_profiles: apparmor_profiles(tree),
+        lock_modules: manifest.node.lock_modules,
+        watchdog_ms: manifest.node.watchdog.map(|timeout| timeout.milliseconds),
     }
+}
+
+/// Returns `path` when the image has a file there.
+fn present(tree: &Tree, path: &str) -> Option<String> {
+    let entry = tree.get(path.trim_start_matches('/'))?;
+    matches!(entry.node, Node::File(_)).then(|| path.to_owned())
+}
+
+/// Files directly in `/etc/apparmor.d` are profiles; what they share is in directories beside them.
+fn apparmor_profiles(tree: &Tree) -> Vec<String> {
+    const DIRECTORY: &str = "etc/apparmor.d/";
+    let profile = |(path, entry): (&str, &Entry)| {
+        let name = path.strip_prefix(DIRECTORY)?;
+        (matches!(entry.node, Node::File(_)) && !name.contains('/')).then(|| format!("/{path}"))
+    };
+    tree.iter().filter_map(profile).collect()
 }
 
 /// Returns the runtime's form of a service.
@@ -250,6 +288,7 @@ pub fn service_config(service: &Service) -> ServiceConfig {
         working_directory,
         pre_start,
         log,
+        apparmor,
         enabled: _,
     } = service.clone();
     ServiceConfig {
@@ -269,6 +308,6 @@ pub fn service_config(service: &Service) -> ServiceConfig {
         working_directory,
         pre_start,
         log,
-        apparmor: None,
+        apparmor,
     }
 }
