@@ -99,7 +99,8 @@ pub(super) const LISTEN: Form = form(
     is_listen,
 );
 /// An absolute path.
-pub(super) const PATH: Form = form("an absolute path without empty names, . and .. in it", Some("^/[^\u{0}]*$"), is_path);
+pub(super) const PATH: Form =
+    form("an absolute path without empty names, . and .. in it", Some("^/[^\u{0}]*$"), is_path);
 /// A socket: an absolute path or a `unix://` address.
 pub(super) const ENDPOINT: Form =
     form("an absolute path, or unix:// and one", Some("^(unix://)?/[^\u{0}]*$"), |text| {
