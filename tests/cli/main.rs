@@ -60,6 +60,32 @@ fn the_committed_schema_is_current() {
 }
 
 #[test]
+fn configurations_of_nodes_are_checked() {
+    let examples = ksos_tests::repository().join("examples/cloud-init");
+    let good = ["full.yaml", "nocloud/user-data", "nocloud/meta-data", "nocloud/network-config"];
+    let mut command = compose(&examples);
+    let outcome = run(command.args(["check", "--config"]).args(good)).expect_code(0);
+    assert_eq!(outcome.stdout, good.map(|name| format!("{name}: ok\n")).concat());
+
+    let directory = tempfile::tempdir().unwrap();
+    let text = "hostname: edge-01\nnetwork:\n  adress: 192.0.2.7/24\nkubesolo:\n  portainer-edge-key: S3cr3t S3cr3t\n";
+    fs::write(directory.path().join("site.yaml"), text).unwrap();
+    let outcome = run(compose(directory.path()).args(["check", "--config", "site.yaml"])).expect_code(2);
+    for text in ["site.yaml:3:3", "adress: 192.0.2.7/24", "did you mean address?", "site.yaml:5:3"] {
+        assert!(outcome.stderr.contains(text), "no {text:?} in {}", outcome.stderr);
+    }
+    assert!(outcome.stdout.is_empty() && !outcome.stderr.contains("S3cr3t"), "{}", outcome.stderr);
+    let json = run(compose(directory.path()).args(["check", "--json", "--config", "site.yaml"])).expect_code(2);
+    let listed: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!((&listed[0]["ok"], &listed[0]["diagnostics"][0]["line"]), (&false.into(), &3.into()));
+    run(compose(directory.path()).args(["check", "--config", "missing.yaml"])).expect_code(2);
+
+    let outcome = run(compose(directory.path()).args(["schema", "--config"])).expect_code(0);
+    let committed = fs::read_to_string(ksos_tests::repository().join("docs/schema/config.schema.json")).unwrap();
+    assert!(outcome.stdout == committed, "docs/schema/config.schema.json is stale");
+}
+
+#[test]
 fn every_manifest_passes_check() {
     let manifests: Vec<PathBuf> = ["manifests", "examples"]
         .iter()

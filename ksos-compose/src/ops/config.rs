@@ -134,12 +134,11 @@ fn masked(text: &str) -> String {
 /// Returns where the value of the first secret key of a line begins.
 fn secret_start(line: &str) -> Option<usize> {
     let after = |key: &&str| {
-        let found = line.match_indices(*key).find_map(|(index, _)| {
+        line.match_indices(*key).find_map(|(index, _)| {
             let rest = &line[index + key.len()..];
             let colon = rest.trim_start_matches(['"', '\'', ' ']).starts_with(':');
             colon.then(|| index + key.len() + rest.find(':').unwrap_or(0) + 1)
-        });
-        found
+        })
     };
     SECRET_KEYS.iter().filter_map(after).min()
 }

@@ -102,6 +102,44 @@ fn the_published_schema_is_current() {
     assert!(read(SCHEMA) == schema_text(), "docs/schema/config.schema.json is stale; run\n    {command}");
 }
 
+/// A foreign validator finds the schema valid, all examples valid against it, and wrong documents not.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "runs a foreign tool")]
+fn a_foreign_validator_agrees() {
+    let script = "import sys, json, glob, yaml, jsonschema
+schema = json.load(open(sys.argv[1]))
+jsonschema.Draft202012Validator.check_schema(schema)
+validator = jsonschema.Draft202012Validator(schema)
+paths = glob.glob(sys.argv[2] + '/*.yaml') + [sys.argv[2] + '/nocloud/user-data']
+for path in paths:
+    assert not list(validator.iter_errors(yaml.safe_load(open(path)))), path
+for wrong in sys.argv[3:]:
+    assert list(validator.iter_errors(yaml.safe_load(wrong))), wrong
+print(len(paths))
+";
+    let wrong = [
+        "hostnme: a",
+        "hostname: Edge",
+        "network: {adress: 192.0.2.7/24}",
+        "network: {version: 1}",
+        "network: {version: 2, ethernets: {eth0: {dhcp: true}}}",
+        "kubesolo: {debug: maybe}",
+        "kubesolo: {system-reserved: {disk: 1Gi}}",
+        "write_files: [{content: x}]",
+        "metrics: ':9100'",
+    ];
+    let python = |arguments: &[&str]| std::process::Command::new("/usr/bin/python3").args(arguments).output();
+    if !python(&["-c", "import jsonschema, yaml"]).is_ok_and(|output| output.status.success()) {
+        let required = std::env::var_os("KSOS_REQUIRE_TOOLS").is_some();
+        assert!(!required, "python3-jsonschema or python3-yaml is not installed");
+        println!("skipped: python3-jsonschema or python3-yaml is not installed");
+        return;
+    }
+    let output = python(&[&["-c", script, SCHEMA, EXAMPLES][..], &wrong].concat()).expect("python3 runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "7\n");
+}
+
 /// Every example must be good and free of warnings.
 #[test]
 fn the_examples_are_good() {
