@@ -409,9 +409,6 @@ impl Sys for Double {
     fn reap(&self) -> Option<(Pid, Exit)> {
         self.exits.borrow_mut().pop_front()
     }
-    fn join(&self, pid: Pid) -> Result<Exit> {
-        self.record(format!("join {pid}")).map(|()| Exit::Code(0))
-    }
     fn signal(&self, pid: Pid, signal: Signal) -> Result<()> {
         self.record(format!("signal {pid} {signal:?}"))?;
         if self.obedient.get() || signal == Signal::Kill {
