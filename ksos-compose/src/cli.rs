@@ -87,17 +87,24 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Check manifests without downloading anything.
+    /// Check manifests without downloading anything, or configurations of nodes.
     Check {
         /// Manifests.
         #[command(flatten)]
         selection: Selection,
+        /// Check configurations of nodes instead: cloud-init.yaml, user-data, network-config, meta-data.
+        #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with = "manifests")]
+        config: Vec<PathBuf>,
         /// List problems as JSON.
         #[arg(long)]
         json: bool,
     },
     /// Print the JSON Schema of manifests.
-    Schema,
+    Schema {
+        /// Print the one of nodes' configurations instead.
+        #[arg(long)]
+        config: bool,
+    },
     /// Print what a build would do.
     Plan {
         /// Manifests.
@@ -216,6 +223,33 @@ pub struct RunArguments {
     /// Forward a TCP port of this host to the guest.
     #[arg(long, value_name = "HOST:GUEST")]
     pub forward: Vec<String>,
+    /// Boot without a network card.
+    #[arg(long)]
+    pub no_network: bool,
+    /// Give the node this configuration (YAML, docs/cloud-init.md) on a NoCloud volume.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Put this network configuration (version 2) on the NoCloud volume.
+    #[arg(long, value_name = "FILE")]
+    pub network_config: Option<PathBuf>,
+    /// Portainer Edge id for KubeSolo.
+    #[arg(long, value_name = "ID")]
+    pub edge_id: Option<String>,
+    /// Portainer Edge key for KubeSolo.
+    #[arg(long, value_name = "KEY", env = "KSOS_EDGE_KEY", hide_env_values = true)]
+    pub edge_key: Option<String>,
+    /// Run the Portainer Edge agent asynchronously.
+    #[arg(long)]
+    pub edge_async: bool,
+    /// Fetch the node's kubeconfig into this file, for use from this host.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Stop at the first console line that holds this text.
+    #[arg(long, value_name = "TEXT", conflicts_with = "until")]
+    pub until_line: Option<String>,
+    /// Give QEMU a further argument; repeat it for several.
+    #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub qemu_arguments: Vec<String>,
     /// Keep the disk's changes in this file; it is made from the image when it does not exist.
     #[arg(long, value_name = "DISK")]
     pub persist: Option<PathBuf>,

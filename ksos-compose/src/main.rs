@@ -46,11 +46,14 @@ fn variable(name: &str) -> Option<String> {
 fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
     let Cli { command, global } = cli;
     match command {
-        Command::Schema => {
-            render::out(&manifest::schema_text());
+        Command::Schema { config } => {
+            render::out(&if config { ops::config::schema_text() } else { manifest::schema_text() });
             Ok(ExitCode::SUCCESS)
         }
-        Command::Check { selection, json } => {
+        Command::Check { config, json, .. } if !config.is_empty() => {
+            Ok(terminal.checked_configs(&ops::config::check(&config), json))
+        }
+        Command::Check { selection, json, .. } => {
             let targets = targets(&selection)?;
             let results = ops::check::check(&targets);
             Ok(terminal.checked(&results, json))
@@ -176,20 +179,34 @@ fn run_image(
     };
     let options = ops::run::Request {
         arch,
-        until_ready: arguments.until.is_some(),
+        until: match (&arguments.until, &arguments.until_line) {
+            (_, Some(text)) => ops::run::Until::Line(text.clone()),
+            (Some(_), None) => ops::run::Until::Ready,
+            (None, None) => ops::run::Until::Exit,
+        },
         timeout: arguments.timeout,
         secure_boot: arguments.secure_boot,
         memory: &arguments.memory,
         disk_size: &arguments.disk_size,
         forwards: &arguments.forward,
         persist: arguments.persist.as_deref(),
+        network: !arguments.no_network,
+        config: arguments.config.as_deref(),
+        network_config: arguments.network_config.as_deref(),
+        edge: ops::run::EdgeOptions {
+            id: arguments.edge_id.as_deref(),
+            key: arguments.edge_key.as_deref(),
+            asynchronous: arguments.edge_async,
+        },
+        kubeconfig: arguments.kubeconfig.as_deref(),
+        extra: &arguments.qemu_arguments,
         interactive: std::io::stdin().is_terminal(),
         search_path: std::env::var_os("PATH").unwrap_or_default(),
     };
-    let until_ready = options.until_ready;
+    let until = options.until.clone();
     let outcome = ops::run::boot(&image, &options, &mut std::io::stdout(), &|text| terminal.note(text))?;
     terminal.ran(&outcome);
-    Ok(if outcome.is_success(until_ready, arguments.secure_boot) { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if outcome.is_success(&until, arguments.secure_boot) { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn run_cache(command: &CacheCommand, global: &Global, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {

@@ -11,6 +11,7 @@ use ksos_compose::graph::Reason;
 use ksos_compose::manifest::Style;
 use ksos_compose::ops::build::{Built, Explanation, Fetched};
 use ksos_compose::ops::check::Checked;
+use ksos_compose::ops::config::CheckedConfig;
 use ksos_compose::ops::diff::{Change as Value, Difference, FileDiff, Sum};
 use ksos_compose::ops::update::Change;
 use ksos_compose::ops::verify::Verified;
@@ -163,6 +164,25 @@ impl Terminal {
                     self.line(&format!("{} {}: {fault}", self.paint("1;31", "error:"), checked.manifest.display()));
                 }
                 checked.warnings.iter().for_each(|warning| self.note(warning));
+            }
+        }
+        if bad { ExitCode::from(ops::Problem::Manifest.exit_code()) } else { ExitCode::SUCCESS }
+    }
+
+    /// Prints what `check --config` found.
+    pub fn checked_configs(&self, results: &[CheckedConfig], json: bool) -> ExitCode {
+        let bad = results.iter().any(CheckedConfig::is_bad);
+        if json {
+            let list: Vec<_> = results.iter().map(CheckedConfig::to_json).collect();
+            outln!("{:#}", serde_json::Value::from(list));
+        } else {
+            for checked in results {
+                if !checked.found.diagnostics.is_empty() {
+                    self.line(checked.found.render(self.style()).trim_end());
+                }
+                if !checked.is_bad() {
+                    outln!("{}: ok", checked.path.display());
+                }
             }
         }
         if bad { ExitCode::from(ops::Problem::Manifest.exit_code()) } else { ExitCode::SUCCESS }

@@ -51,3 +51,5 @@ pub const NETWORK_STATUS: &str = "/run/ksos/network.json";
 pub const NETWORK_SOCKET: &str = "/run/ksos/network.socket";
 /// What `/etc/resolv.conf` leads to.
 pub const RESOLV_CONF: &str = "/run/ksos/resolv.conf";
+/// The image's default configuration, YAML as a site writes it. Optional.
+pub const DEFAULT_CONFIG: &str = "/usr/lib/ksos/config.yaml";

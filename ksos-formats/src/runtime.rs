@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Digest;
 use crate::boot::ImageId;
 
 /// The current value of [`RuntimeConfig::format`].
 pub const FORMAT: u32 = 1;
+
+/// Services that the runtime adds: an image's own have other names, and may be `after` them.
+pub const INTERNAL_SERVICES: [&str; 3] = ["agent", "container-images", "network"];
 
 /// `/usr/lib/ksos/runtime.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,8 +99,10 @@ pub struct DirectoryConfig {
 pub struct ContainerImage {
     /// Reference it is imported as, e.g. `docker.io/library/hello:1`.
     pub reference: String,
-    /// Absolute path of the OCI archive (tar) in the root file system.
-    pub archive: String,
+    /// Absolute path of the OCI layout in the root file system that has its blobs.
+    pub layout: String,
+    /// SHA-256 of its manifest.
+    pub manifest: Digest,
 }
 
 /// What to do when a service ends.

@@ -64,6 +64,11 @@ impl Cmdline {
         self.parameters.iter().rev().find(|(name, _)| name == key)?.1.as_deref()
     }
 
+    /// Returns all parameters in order, with their values.
+    pub fn parameters(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.parameters.iter().map(|(key, value)| (key.as_str(), value.as_deref()))
+    }
+
     /// Returns what to do in an emergency: `ksos.emergency=`, else a restart if the kernel itself would restart
     /// after a panic (`panic=` with a number that is not 0).
     pub fn on_emergency(&self) -> OnEmergency {

@@ -7,8 +7,8 @@
 //! - `network`: the process that sets interfaces, addresses, names and the clock.
 //! - `agent`: the process that answers about health, metrics and the kubeconfig.
 //!
-//! The first argument or the name that the binary is called by chooses what it is; see [`main`]. No threads, no
-//! async, no TLS. A panic aborts, except in PID 1 (see `init`).
+//! The first argument or the name that the binary is called by chooses what it is; see [`main`]. No
+//! async; threads and TLS never in PID 1. A panic aborts, except in PID 1 (see `init`).
 
 pub mod agent;
 pub mod cmdline;
@@ -27,6 +27,8 @@ use sys::{Down, Signal, Sys};
 
 const USAGE: &str = "usage: ksos-runtime APPLET [ARGUMENT...]
   status [--json]          what the node says about itself
+  health [--json]          whether the node does its work; exits with 0 healthy, 1 degraded, 2 unhealthy
+  metrics [--listen ADDRESS:PORT]
   modprobe [-q] [-a] [-n] [-r] [--] NAME|ALIAS...
   factory-reset [--keep configuration,logs] [--all] [--yes] [--no-reboot]
   reboot | poweroff | halt [-f]
@@ -36,8 +38,9 @@ const USAGE: &str = "usage: ksos-runtime APPLET [ARGUMENT...]
 /// Runs what the arguments ask for; returns the exit status.
 ///
 /// As PID 1: the initramfs's `/init`, or, called as `.../ksos-runtime init`, PID 1 of the real root. Otherwise an
-/// applet, by the name of the binary (`modprobe`, `reboot`, `poweroff`, `halt`) or the first argument. The kernel calls
-/// what `/proc/sys/kernel/modprobe` names with `-q --` before the alias: that is `modprobe` under any name.
+/// applet, by the name of the binary (`modprobe`, `reboot`, `poweroff`, `halt`, `kubesolo-update`) or the first
+/// argument. The kernel calls what `/proc/sys/kernel/modprobe` names with `-q --` before the alias: that is `modprobe`
+/// under any name.
 pub fn main() -> i32 {
     let arguments: Vec<String> = std::env::args_os().map(|text| text.to_string_lossy().into_owned()).collect();
     let sys = Linux::new();
@@ -52,6 +55,9 @@ pub fn main() -> i32 {
     let called = name.rsplit('/').next().unwrap_or(name);
     if matches!(called, "modprobe" | "reboot" | "poweroff" | "halt") {
         return applet(&sys, called, rest);
+    }
+    if called == "kubesolo-update" {
+        return agent::update_command(&sys, rest, &mut stdout());
     }
     match rest.split_first() {
         Some((first, _)) if first == "-q" => applet(&sys, "modprobe", rest),
@@ -69,9 +75,11 @@ fn applet(sys: &dyn Sys, name: &str, arguments: &[String]) -> i32 {
         }
         "factory-reset" => init::factory_reset(sys, arguments, &mut stdout(), &mut stderr()),
         "import-images" => init::import_images(sys, &mut stdout()),
-        "network" => network::main(sys, &mut stdout()),
+        "fetch-ec2" => fetch_ec2(sys, arguments),
+        "network" => network::main(sys, arguments, &mut stdout()),
         "agent" => agent::main(sys, &mut stdout()),
         "health" => agent::health(sys, arguments, &mut stdout()),
+        "metrics" => agent::metrics(sys, arguments, &mut stdout()),
         "reboot" => take_down(sys, Down::Reboot, Signal::Term, arguments),
         "poweroff" => take_down(sys, Down::PowerOff, Signal::Usr2, arguments),
         "halt" => take_down(sys, Down::Halt, Signal::Usr1, arguments),
@@ -80,6 +88,14 @@ fn applet(sys: &dyn Sys, name: &str, arguments: &[String]) -> i32 {
             2
         }
     }
+}
+
+/// Asks EC2's metadata service. Stage 45 starts it before the network process runs, so that it brings an address up by
+/// itself.
+fn fetch_ec2(sys: &dyn Sys, arguments: &[String]) -> i32 {
+    let bring_up =
+        |sys: &dyn Sys, ms: u64| network::bring_up_once(sys, &mut stdout(), ms).map_err(|error| error.to_string());
+    config::fetch_ec2(sys, arguments, &bring_up, &mut stdout())
 }
 
 /// Asks PID 1 to take the machine down; with `-f`, flushes and does it at once.

@@ -5,6 +5,7 @@
 
 mod hostile;
 mod images;
+mod registry;
 
 use std::fs;
 use std::path::PathBuf;

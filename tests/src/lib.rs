@@ -73,24 +73,33 @@ fn find_runtime() -> PathBuf {
     if let Some(path) = std::env::var_os("KSOS_RUNTIME") {
         return path.into();
     }
+    static_program("ksos-runtime", "ksos-runtime", "runtime")
+}
+
+/// Returns the stand-in for KubeSolo: `KSOS_STAND_IN`, or one that is built here, static, for x86_64.
+pub fn stand_in() -> PathBuf {
+    static STAND_IN: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    let find = || match std::env::var_os("KSOS_STAND_IN") {
+        Some(path) => path.into(),
+        None => static_program("ksos-tests", "kubesolo-stand-in", "dev"),
+    };
+    STAND_IN.get_or_init(find).clone()
+}
+
+/// Builds a static program for x86_64 and returns a copy that another user can read.
+fn static_program(package: &str, name: &str, profile: &str) -> PathBuf {
     let target = repository().join("target/runtime-for-tests");
     let mut command = Command::new("cargo");
-    command.args([
-        "build",
-        "--locked",
-        "--profile",
-        "runtime",
-        "-p",
-        "ksos-runtime",
-        "--target",
-        "x86_64-unknown-linux-gnu",
-    ]);
-    command.env("RUSTFLAGS", "-Ctarget-feature=+crt-static").arg("--target-dir").arg(&target);
+    command.args(["build", "--locked", "--target", "x86_64-unknown-linux-gnu", "--bin", name]);
+    command.args(["--profile", profile, "-p", package, "--target-dir"]).arg(&target);
+    // As the composer builds them: tables for unwinding are of no use where a panic aborts.
+    let unwinding = if profile == "runtime" { " -Cforce-unwind-tables=no" } else { "" };
+    command.env("RUSTFLAGS", format!("-Ctarget-feature=+crt-static{unwinding}"));
     run(command.current_dir(repository())).expect_code(0);
-    let built = target.join("x86_64-unknown-linux-gnu/runtime/ksos-runtime");
-    // Another user must be able to read it.
-    let shared = std::env::temp_dir().join(format!("ksos-runtime-{}", std::process::id()));
-    std::fs::copy(built, &shared).expect("the runtime can be copied");
+    let directory = if profile == "dev" { "debug" } else { profile };
+    let built = target.join("x86_64-unknown-linux-gnu").join(directory).join(name);
+    let shared = std::env::temp_dir().join(format!("{name}-{}", std::process::id()));
+    std::fs::copy(built, &shared).expect("a built program can be copied");
     shared
 }
 

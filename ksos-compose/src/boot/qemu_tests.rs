@@ -112,7 +112,7 @@ impl Bench {
     fn boot(&self, disk: &str) -> (Outcome, String) {
         let mut options = RunOptions::new(self.arch, std::env::var_os("PATH").unwrap());
         options.secure_boot = true;
-        options.until_ready = true;
+        options.until = crate::ops::run::Until::Ready;
         options.persist = true;
         options.memory = 512 * MIB;
         options.disk_size = 0;

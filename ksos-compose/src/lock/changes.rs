@@ -73,6 +73,9 @@ fn items(lock: &Lock) -> BTreeMap<Key<'_>, String> {
                 Resolved::Http(pinned) => {
                     items.insert((*arch, name.as_str(), None), pinned.sha256.hex());
                 }
+                Resolved::Oci(image) => {
+                    items.insert((*arch, name.as_str(), None), image.manifest.digest.hex());
+                }
             }
         }
     }

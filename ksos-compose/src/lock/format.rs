@@ -17,7 +17,20 @@
 //! sha256 = "…"
 //! size = 1
 //! pinned-by = "checksums"
+//!
+//! [x86_64."container-image hello"]
+//! source = "oci"
+//! request = "…"
+//! reference = "docker.io/library/hello:1"
+//! sha256 = "…"
+//! blobs = [
+//!   { kind = "manifest", media-type = "…", size = 1, sha256 = "…" },
+//!   { kind = "config", media-type = "…", size = 1, sha256 = "…" },
+//!   { kind = "layer", media-type = "…", size = 1, sha256 = "…" },
+//! ]
 //! ```
+//!
+//! The `sha256` of a container image is the digest of what its reference named: an index, or the manifest itself.
 //!
 //! One package per line, in the order of names, so that a merge of two branches conflicts only where both changed the
 //! same package. A newer version than this one knows is refused whole: an old composer must not drop what it does
@@ -30,8 +43,9 @@ use ksos_formats::{Arch, Digest};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Component, Lock, Package, Pinned, PinnedBy, Resolved, VERSION};
+use super::{Component, Lock, Package, Pinned, PinnedBy, PinnedImage, Resolved, VERSION};
 use crate::effects::fs::{self, FsError};
+use crate::oci::document::{ImageBlob, MAX_LAYERS};
 
 /// The largest lock file that is read, in bytes.
 const MAX_SIZE: u64 = 64 << 20;
@@ -127,6 +141,7 @@ struct Document {
 enum Kind {
     Apt,
     Http,
+    Oci,
 }
 
 /// A component before it is known which keys its kind has. (A tagged enum would lose the places in the text.)
@@ -140,6 +155,25 @@ struct RawComponent {
     sha256: Option<Digest>,
     size: Option<u64>,
     pinned_by: Option<PinnedBy>,
+    reference: Option<String>,
+    blobs: Option<Vec<Spanned<RawBlob>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RawBlob {
+    kind: BlobKind,
+    media_type: String,
+    size: u64,
+    sha256: Digest,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum BlobKind {
+    Manifest,
+    Config,
+    Layer,
 }
 
 #[derive(Deserialize)]
@@ -208,14 +242,18 @@ impl Lock {
 
 fn convert(raw: Spanned<RawComponent>) -> Result<Component, (usize, String)> {
     let offset = raw.span().start;
-    let RawComponent { source, request, packages, url, sha256, size, pinned_by } = raw.into_inner();
-    let resolved = match (source, packages, (url, sha256, size, pinned_by)) {
-        (Kind::Apt, Some(packages), (None, None, None, None)) => convert_packages(packages)?,
-        (Kind::Http, None, (Some(url), Some(sha256), Some(size), Some(pinned_by))) => {
+    let RawComponent { source, request, packages, url, sha256, size, pinned_by, reference, blobs } = raw.into_inner();
+    let resolved = match (source, packages, (url, sha256, size, pinned_by), (reference, blobs)) {
+        (Kind::Apt, Some(packages), (None, None, None, None), (None, None)) => convert_packages(packages)?,
+        (Kind::Http, None, (Some(url), Some(sha256), Some(size), Some(pinned_by)), (None, None)) => {
             Resolved::Http(Pinned { url, sha256, size, pinned_by })
+        }
+        (Kind::Oci, None, (None, Some(named), None, None), (Some(reference), Some(blobs))) => {
+            Resolved::Oci(convert_image(offset, reference, named, blobs)?)
         }
         (Kind::Apt, ..) => return Err((offset, "an apt component has packages and nothing else".to_owned())),
         (Kind::Http, ..) => return Err((offset, "an http component has url, sha256, size and pinned-by".to_owned())),
+        (Kind::Oci, ..) => return Err((offset, "a container image has reference, sha256 and blobs".to_owned())),
     };
     Ok(Component { request, resolved })
 }
@@ -239,6 +277,32 @@ fn convert_packages(raw: Vec<Spanned<RawPackage>>) -> Result<Resolved, (usize, S
     Ok(Resolved::apt(packages))
 }
 
+/// Blobs are a manifest, a configuration and layers, in this order.
+fn convert_image(
+    offset: usize,
+    reference: String,
+    named: Digest,
+    raw: Vec<Spanned<RawBlob>>,
+) -> Result<PinnedImage, (usize, String)> {
+    let mut blobs = Vec::with_capacity(raw.len());
+    for (index, blob) in raw.into_iter().enumerate() {
+        let place = blob.span().start;
+        let RawBlob { kind, media_type, size, sha256 } = blob.into_inner();
+        let expected = [BlobKind::Manifest, BlobKind::Config].get(index).copied().unwrap_or(BlobKind::Layer);
+        if kind != expected || index > MAX_LAYERS + 1 {
+            return Err((place, "the blobs are not one manifest, one config and layers, in this order".to_owned()));
+        }
+        blobs.push(ImageBlob { media_type, digest: sha256, size });
+    }
+    let mut blobs = blobs.into_iter();
+    match (blobs.next(), blobs.next(), blobs.collect::<Vec<_>>()) {
+        (Some(manifest), Some(config), layers) if !layers.is_empty() => {
+            Ok(PinnedImage { reference, named, manifest, config, layers })
+        }
+        _ => Err((offset, "the blobs are not one manifest, one config and layers".to_owned())),
+    }
+}
+
 fn write_component(text: &mut String, component: &Component) {
     let Component { request, resolved } = component;
     match resolved {
@@ -260,7 +324,22 @@ fn write_component(text: &mut String, component: &Component) {
             text.push_str(&format!("source = \"http\"\nrequest = \"{request}\"\nurl = {}\n", quote(url)));
             text.push_str(&format!("sha256 = \"{sha256}\"\nsize = {size}\npinned-by = \"{pinned_by}\"\n"));
         }
+        Resolved::Oci(image) => write_image(text, request, image),
     }
+}
+
+fn write_image(text: &mut String, request: &Digest, image: &PinnedImage) {
+    let PinnedImage { reference, named, manifest, config, layers } = image;
+    text.push_str(&format!("source = \"oci\"\nrequest = \"{request}\"\nreference = {}\n", quote(reference)));
+    text.push_str(&format!("sha256 = \"{named}\"\nblobs = [\n"));
+    let layers = layers.iter().map(|layer| ("layer", layer));
+    for (kind, blob) in [("manifest", manifest), ("config", config)].into_iter().chain(layers) {
+        let ImageBlob { media_type, digest, size } = blob;
+        let media_type = quote(media_type);
+        text.push_str(&format!("  {{ kind = \"{kind}\", media-type = {media_type}, "));
+        text.push_str(&format!("size = {size}, sha256 = \"{digest}\" }},\n"));
+    }
+    text.push_str("]\n");
 }
 
 fn write_package(text: &mut String, package: &Package) {

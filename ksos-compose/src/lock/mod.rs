@@ -18,14 +18,36 @@ pub use self::changes::{Change, changes};
 pub use self::format::{LockError, path_for, read, write};
 pub use self::reconcile::{Decision, Mode, Reason, ReconcileError, Reconciled, Update, Wanted, WouldChange, reconcile};
 pub use crate::source::http::{Pinned, PinnedBy};
+pub use crate::source::oci::PinnedImage;
 
 /// The version of the format that is written.
 pub const VERSION: u64 = 1;
 
+/// What the lock's name of a container image begins with. No component's name has a space.
+const IMAGE_PREFIX: &str = "container-image ";
+
+/// Returns what a container image of the manifest is called in the lock.
+pub fn image_key(name: &str) -> String {
+    format!("{IMAGE_PREFIX}{name}")
+}
+
+/// Returns the manifest's name of a container image, or nothing for a component.
+pub fn image_name(key: &str) -> Option<&str> {
+    key.strip_prefix(IMAGE_PREFIX)
+}
+
+/// Returns what to call an entry of the lock in messages.
+fn title(key: &str) -> String {
+    match image_name(key) {
+        Some(name) => format!("container image {name}"),
+        None => format!("component {key}"),
+    }
+}
+
 /// The whole lock. Two equal locks have equal bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lock {
-    /// Components by name, for each architecture.
+    /// Components by name, and container images by [`image_key`], for each architecture.
     pub arches: BTreeMap<Arch, BTreeMap<String, Component>>,
 }
 
@@ -45,6 +67,8 @@ pub enum Resolved {
     Apt(Vec<Package>),
     /// One file.
     Http(Pinned),
+    /// A container image.
+    Oci(PinnedImage),
 }
 
 /// A Debian package.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ksos_formats::{Arch, Digest};
 
-use super::{Component, Lock};
+use super::{Component, Lock, image_key, title};
 
 /// How strictly the lock is kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,13 +61,21 @@ impl Update {
         if components.is_empty() { Update::All } else { Update::Only(components) }
     }
 
-    fn takes(&self, component: &str) -> bool {
+    /// Says whether an entry of the lock is resolved anew.
+    pub fn takes(&self, component: &str) -> bool {
         match self {
             Update::Nothing => false,
             Update::All => true,
-            Update::Only(components) => components.contains(component),
+            Update::Only(components) => components.iter().any(|name| names(name, component)),
         }
     }
+}
+
+/// Says whether `name`, as a user states it, is the entry `key` of the lock: a component or container image of that
+/// name, or a container image alone as `container-images.NAME`.
+fn names(name: &str, key: &str) -> bool {
+    let explicit = name.strip_prefix("container-images.");
+    name == key || image_key(name) == key || explicit.is_some_and(|name| image_key(name) == key)
 }
 
 /// A component that the manifest asks for.
@@ -121,12 +129,12 @@ pub enum WouldChange {
 impl std::fmt::Display for WouldChange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            WouldChange::Resolve(component, Reason::Missing) => write!(f, "component {component} is not in it"),
-            WouldChange::Resolve(component, Reason::Changed) => {
-                write!(f, "component {component} is not what the manifest asks for now")
+            WouldChange::Resolve(name, Reason::Missing) => write!(f, "{} is not in it", title(name)),
+            WouldChange::Resolve(name, Reason::Changed) => {
+                write!(f, "{} is not what the manifest asks for now", title(name))
             }
-            WouldChange::Resolve(component, Reason::Updated) => write!(f, "component {component} would be updated"),
-            WouldChange::Drop(component) => write!(f, "component {component} is no longer in the manifest"),
+            WouldChange::Resolve(name, Reason::Updated) => write!(f, "{} would be updated", title(name)),
+            WouldChange::Drop(name) => write!(f, "{} is no longer in the manifest", title(name)),
         }
     }
 }
@@ -201,8 +209,11 @@ fn check_names(wanted: &[Wanted], update: &Update) -> Result<(), ReconcileError>
     let Update::Only(names) = update else { return Ok(()) };
     let known: Vec<_> =
         wanted.iter().filter(|wanted| wanted.request.is_some()).map(|wanted| wanted.component.clone()).collect();
-    match names.iter().find(|name| !known.contains(name)) {
-        Some(name) => Err(ReconcileError::Unknown { name: name.clone(), known }),
+    match names.iter().find(|name| !known.iter().any(|key| self::names(name, key))) {
+        Some(name) => {
+            let known = known.iter().map(|key| super::image_name(key).unwrap_or(key).to_owned()).collect();
+            Err(ReconcileError::Unknown { name: name.clone(), known })
+        }
         None => Ok(()),
     }
 }

@@ -264,3 +264,71 @@ proptest! {
         let _ = parse(&format!("version = 1\n{text}"));
     }
 }
+
+fn with_image() -> Lock {
+    use crate::oci::document::ImageBlob;
+    let blob = |name: &str| ImageBlob {
+        media_type: format!("application/vnd.oci.image.{name}"),
+        digest: Digest::of(name.as_bytes()),
+        size: name.len() as u64,
+    };
+    let image = PinnedImage {
+        reference: "docker.io/library/hello:1".into(),
+        named: Digest::of(b"index"),
+        manifest: blob("manifest"),
+        config: blob("config"),
+        layers: vec![blob("one"), blob("two"), blob("one")],
+    };
+    let mut lock = Lock::default();
+    let resolved = Resolved::Oci(image);
+    lock.insert(Arch::X86_64, &image_key("hello"), Component { request: Digest::of(b"request"), resolved });
+    lock
+}
+
+#[test]
+fn container_images_are_written_and_read() {
+    let text = with_image().to_text();
+    assert!(text.contains("\n[x86_64.\"container-image hello\"]\nsource = \"oci\"\n"), "{text}");
+    assert_eq!(text.matches("{ kind = \"layer\", media-type = \"application/vnd.oci.image.").count(), 3, "{text}");
+    assert_eq!(parse(&text).unwrap(), with_image());
+    let digest = Digest::of(b"manifest").hex();
+    let change = &changes(&Lock::default(), &with_image())[0];
+    assert_eq!(change.to_string(), format!("x86_64 container-image hello: added {digest}"));
+}
+
+#[test]
+fn damaged_container_images_are_refused() {
+    let text = with_image().to_text();
+    for (from, to, expected) in [
+        ("kind = \"config\"", "kind = \"layer\"", "one manifest, one config and layers, in this order"),
+        ("kind = \"manifest\"", "kind = \"signature\"", "unknown variant"),
+        ("reference = ", "url = ", "a container image has reference, sha256 and blobs"),
+        ("source = \"oci\"", "source = \"apt\"", "an apt component has packages and nothing else"),
+        ("size = 6", "size = -6", "invalid value"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let error = parse(&text.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+    let no_layer: String =
+        text.lines().filter(|line| !line.contains("\"layer\"")).map(|line| format!("{line}\n")).collect();
+    assert!(parse(&no_layer).unwrap_err().to_string().contains("one manifest, one config and layers"));
+}
+
+#[test]
+fn updates_name_container_images_as_users_do() {
+    for (name, expected) in
+        [("hello", true), ("container-images.hello", true), ("container-image hello", true), ("hell", false)]
+    {
+        assert_eq!(Update::of([name.to_owned()]).takes(&image_key("hello")), expected, "{name}");
+    }
+    assert!(Update::of(["kernel".to_owned()]).takes("kernel"));
+    assert!(!Update::of(["container-images.kernel".to_owned()]).takes("kernel"));
+    let wanted = [Wanted { component: image_key("hello"), request: None }];
+    let lock = Lock::default();
+    let error = reconcile(Arch::X86_64, &wanted, &lock, Mode::Default, &Update::of(["x".to_owned()])).unwrap_err();
+    assert!(error.to_string().contains("there is no component x"), "{error}");
+    let wanted = [Wanted { component: image_key("hello"), request: Some(Digest::of(b"r")) }];
+    let error = reconcile(Arch::X86_64, &wanted, &lock, Mode::Locked, &Update::Nothing).unwrap_err();
+    assert!(error.to_string().ends_with("container image hello is not in it"), "{error}");
+}

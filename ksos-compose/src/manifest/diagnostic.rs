@@ -81,6 +81,8 @@ pub enum Code {
     KernelParameter,
     /// The manifest passed validation and its types refuse it.
     Internal,
+    /// A node's configuration is not as it should be.
+    Configuration,
 }
 
 /// How bad it is.

@@ -4,7 +4,9 @@
 use ksos_formats::digest::Hasher;
 use ksos_formats::{Arch, Digest};
 
-use super::types::{AptRepository, AptSource, CargoSource, FileSource, HttpSource, Manifest, Source};
+use super::types::{
+    AptRepository, AptSource, CargoSource, ContainerImage, FileSource, HttpSource, ImageContent, Manifest, Source,
+};
 
 /// Changed when the fields below are hashed in another way.
 const VERSION: &[u8] = b"ksos component request 1";
@@ -24,6 +26,27 @@ impl Manifest {
             Source::File(file) => hash_file(file, &mut hasher),
             Source::Cargo(cargo) => hash_cargo(cargo, &mut hasher),
         }
+        Some(hasher.finish())
+    }
+
+    /// Returns the digest of everything that decides which container image `name` is. `None` when there is no such
+    /// image, or when it is built here and needs no lock.
+    pub fn container_image_request_digest(&self, name: &str) -> Option<Digest> {
+        let ContainerImage { reference: _, parsed, digest, content } = self.container_images.get(name)?;
+        let (kind, place) = match content {
+            // How it is asked for does not decide what it is.
+            ImageContent::Registry { plain_http: _ } => ("registry", ""),
+            ImageContent::Archive(path) => ("archive", path.text.as_str()),
+            ImageContent::Layout(path) => ("layout", path.text.as_str()),
+            ImageContent::Built(_) => return None,
+        };
+        let mut hasher = Hasher::new();
+        hasher.field(b"ksos container image request 1");
+        hasher.field(kind.as_bytes());
+        hasher.field(self.image.arch.name().as_bytes());
+        hasher.field(parsed.to_string().as_bytes());
+        hasher.field(place.as_bytes());
+        hash_optional(digest.as_ref().map(Digest::hex).as_deref(), &mut hasher);
         Some(hasher.finish())
     }
 

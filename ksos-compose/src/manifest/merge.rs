@@ -21,7 +21,7 @@ pub(super) const SECTIONS: [(&str, &str); 8] = [
     ("container-images", "container image"),
 ];
 
-/// Keys of a container image built from a component; `archive` excludes them.
+/// Keys of a container image built from a component; `archive` and `layout` exclude them.
 const BUILT_KEYS: [&str; 5] = ["component", "files", "entrypoint", "command", "environment"];
 
 /// Merges `overlay` over `base`; `path` is where both stand.
@@ -66,10 +66,19 @@ fn drop_excluded(table: &mut Table, changes: &Table, path: &[String]) {
             }
         }
         ["services", _, "ready"] => table.clear(),
-        ["container-images", _] if changes.contains_key("archive") => {
-            table.retain(|key, _| !BUILT_KEYS.contains(&key.as_str()));
+        ["container-images", _] => {
+            let states = |key: &str| changes.contains_key(key);
+            let built = states("component");
+            let local = states("archive") || states("layout");
+            table.retain(|key, _| match key.as_str() {
+                // The digest of another image.
+                "digest" => !states("reference") && !built,
+                "plain-http" => !built && !local,
+                "archive" => !states("layout") && !built,
+                "layout" => !states("archive") && !built,
+                key => !local || !BUILT_KEYS.contains(&key),
+            });
         }
-        ["container-images", _] if changes.contains_key("component") => drop(table.remove("archive")),
         _ => {}
     }
 }

@@ -1,23 +1,28 @@
-//! Container images of one layer (OCI image specification 1.1): blobs in the cache, and an archive of them that
-//! `ctr image import`, `podman load` and `skopeo` take.
+//! Container images (OCI image specification 1.1): how they are named, what their documents say, and how one of a
+//! single layer is made. `source::oci` gets those that others made.
 //!
-//! The archive is an OCI image layout as tar: `oci-layout`, `index.json` and the blobs. Its index names the image for
-//! containerd (`io.containerd.image.name`) and by its tag (`org.opencontainers.image.ref.name`).
+//! - `reference`: names, with short forms written out.
+//! - `document`: reads indexes, manifests and configurations, and distrusts them.
+//! - `layer`, `tar`: a tree as a layer; [`image`] makes an image of it, whose blobs are in the cache.
+//! - `layout`: the OCI layout in which the root file system carries all of its images.
 
+pub mod document;
 pub mod layer;
+pub mod layout;
+pub mod reference;
 pub mod tar;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 
 use ksos_formats::{Arch, Digest};
 use serde::Serialize;
 
+use self::document::{CONFIG as CONFIG_TYPE, ImageBlob, MANIFEST as MANIFEST_TYPE};
 pub use self::layer::{Layer, LayerCompression};
 use self::tar::TarError;
 use crate::cache::{Blob, Cache, CacheError};
-use crate::effects::fs::{self, FsError};
-use crate::tree::{Meta, Tree};
+use crate::tree::Tree;
 
 /// What an image is and how its container starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,8 +52,6 @@ pub struct Image {
     pub name: String,
     /// Architecture.
     pub arch: Arch,
-    /// Time of creation in seconds since 1970.
-    pub created: i64,
     /// The manifest, `application/vnd.oci.image.manifest.v1+json`.
     pub manifest: Blob,
     /// The configuration, `application/vnd.oci.image.config.v1+json`.
@@ -92,23 +95,16 @@ pub enum OciError {
     /// The cache cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// A blob cannot be read.
-    #[error(transparent)]
-    Fs(#[from] FsError),
     /// The layer cannot be written.
     #[error("cannot write the layer: {0}")]
     Write(#[source] io::Error),
 }
 
-const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-const CONFIG_TYPE: &str = "application/vnd.oci.image.config.v1+json";
-const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
-
 /// "OCI Content Descriptors".
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Descriptor {
-    media_type: &'static str,
+    media_type: String,
     digest: String,
     size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,40 +200,22 @@ pub fn image(cache: &Cache, tree: &Tree, spec: &ImageSpec) -> Result<Image, OciE
     let manifest = Manifest {
         schema_version: 2,
         media_type: MANIFEST_TYPE,
-        config: descriptor(CONFIG_TYPE, &config),
-        layers: vec![descriptor(layer.compression.media_type(), &layer.blob)],
+        config: descriptor(CONFIG_TYPE, &config.digest, config.size),
+        layers: vec![descriptor(layer.compression.media_type(), &layer.blob.digest, layer.blob.size)],
     };
     let manifest = cache.insert(&json(&manifest))?;
-    Ok(Image { name: spec.name.clone(), arch: spec.arch, created: spec.created, manifest, config, layer })
+    Ok(Image { name: spec.name.clone(), arch: spec.arch, manifest, config, layer })
 }
 
-impl Image {
-    /// Writes the image as an archive. All times in it are the image's time of creation.
-    ///
-    /// # Errors
-    /// [`OciError`].
-    pub fn write_archive(&self, output: &mut impl Write) -> Result<(), OciError> {
-        let tag = self.name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
-        let annotations = BTreeMap::from([
-            ("io.containerd.image.name", self.name.clone()),
-            ("org.opencontainers.image.ref.name", tag.to_owned()),
-        ]);
-        let platform = Some(Platform { architecture: self.arch.debian(), os: "linux" });
-        let manifest = Descriptor { annotations, platform, ..descriptor(MANIFEST_TYPE, &self.manifest) };
-        let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests: vec![manifest] };
-        let file = Meta::root(0o644, self.created.max(0));
-        let directory = Meta { mode: 0o755, ..file.clone() };
-        tar::put_file(output, "oci-layout", &file, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-        tar::put_file(output, "index.json", &file, &json(&index))?;
-        tar::put_directory(output, "blobs", &directory)?;
-        tar::put_directory(output, "blobs/sha256", &directory)?;
-        for blob in [&self.manifest, &self.config, &self.layer.blob] {
-            let path = format!("blobs/sha256/{}", blob.digest);
-            tar::put_stream(output, &path, &file, blob.size, &mut fs::open(&blob.path)?)?;
-        }
-        output.write_all(&[0; 1024]).map_err(TarError::Write)?;
-        Ok(())
-    }
+/// Returns the manifest of an image with these blobs.
+pub fn manifest_bytes(config: &ImageBlob, layers: &[ImageBlob]) -> Vec<u8> {
+    let of = |blob: &ImageBlob| descriptor(&blob.media_type, &blob.digest, blob.size);
+    json(&Manifest {
+        schema_version: 2,
+        media_type: MANIFEST_TYPE,
+        config: of(config),
+        layers: layers.iter().map(of).collect(),
+    })
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
@@ -248,11 +226,11 @@ fn digest(digest: &Digest) -> String {
     format!("sha256:{digest}")
 }
 
-fn descriptor(media_type: &'static str, blob: &Blob) -> Descriptor {
+fn descriptor(media_type: &str, sha256: &Digest, size: u64) -> Descriptor {
     Descriptor {
-        media_type,
-        digest: digest(&blob.digest),
-        size: blob.size,
+        media_type: media_type.to_owned(),
+        digest: digest(sha256),
+        size,
         platform: None,
         annotations: BTreeMap::new(),
     }

@@ -74,19 +74,11 @@ pub fn write(tree: &Tree, output: &mut impl Write) -> Result<(), TarError> {
     Ok(())
 }
 
-/// Writes a regular file whose content is in memory.
-///
-/// # Errors
-/// [`TarError::Write`].
-pub fn put_file(output: &mut impl Write, path: &str, meta: &Meta, content: &[u8]) -> Result<(), TarError> {
-    put_stream(output, path, meta, content.len() as u64, &mut &*content)
-}
-
 /// Writes a regular file of `size` bytes from `reader`.
 ///
 /// # Errors
 /// [`TarError::Read`] also when `reader` ends early.
-pub fn put_stream(
+fn put_stream(
     output: &mut impl Write,
     path: &str,
     meta: &Meta,
@@ -110,7 +102,7 @@ pub fn put_stream(
 ///
 /// # Errors
 /// [`TarError::Write`].
-pub fn put_directory(output: &mut impl Write, path: &str, meta: &Meta) -> Result<(), TarError> {
+fn put_directory(output: &mut impl Write, path: &str, meta: &Meta) -> Result<(), TarError> {
     put_header(output, &format!("{path}/"), meta, b'5', 0, "", (0, 0))
 }
 

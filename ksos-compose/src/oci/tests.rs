@@ -6,7 +6,7 @@ use std::process::Command;
 use super::*;
 use crate::source::archive::{self, Compression, Format, Limits, Owner, Policy};
 use crate::testing::has_tool;
-use crate::tree::{Content, Entry, Node};
+use crate::tree::{Content, Entry, Meta, Node};
 
 fn entry(mode: u32, node: Node) -> Entry {
     Entry { meta: Meta { uid: 1000, ..Meta::root(mode, 1_700_000_000) }, node }
@@ -52,12 +52,21 @@ fn run(directory: &Path, script: &str) -> String {
     text
 }
 
-fn write_archive(directory: &Path, cache: &Cache, compression: LayerCompression) -> (Image, Vec<u8>) {
+/// Writes the layout of an image to `layout`.
+fn write_layout(directory: &Path, cache: &Cache, compression: LayerCompression) -> Image {
     let image = image(cache, &tree(), &spec(compression)).unwrap();
-    let mut bytes = Vec::new();
-    image.write_archive(&mut bytes).unwrap();
-    std::fs::write(directory.join("image.tar"), &bytes).unwrap();
-    (image, bytes)
+    let blobs = directory.join("layout/blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    for blob in [&image.manifest, &image.config, &image.layer.blob] {
+        std::fs::write(blobs.join(blob.digest.hex()), std::fs::read(&blob.path).unwrap()).unwrap();
+    }
+    let (digest, size) = (image.manifest.digest, image.manifest.size);
+    let manifest = ImageBlob { media_type: MANIFEST_TYPE.to_owned(), digest, size };
+    let names = [image.name.clone(), format!("docker.io/library/demo@sha256:{digest}")];
+    let index = layout::index(image.arch, [(names.as_slice(), &manifest)]);
+    std::fs::write(directory.join("layout/index.json"), index).unwrap();
+    std::fs::write(directory.join("layout/oci-layout"), layout::MARKER).unwrap();
+    image
 }
 
 #[test]
@@ -113,7 +122,7 @@ fn gnu_tar_reads_a_layer() {
 }
 
 #[test]
-fn skopeo_reads_an_archive() {
+fn skopeo_reads_the_layout_by_each_name() {
     if !has_tool("skopeo") {
         return;
     }
@@ -121,21 +130,27 @@ fn skopeo_reads_an_archive() {
     let path = directory.path();
     let cache = Cache::open(&path.join("cache")).unwrap();
     for compression in [LayerCompression::None, LayerCompression::Gzip, LayerCompression::Zstd] {
-        let (image, _) = write_archive(path, &cache, compression);
-        let inspect = run(path, "skopeo --override-arch arm64 inspect oci-archive:image.tar:1.0");
+        let image = write_layout(path, &cache, compression);
+        let inspect = run(path, "skopeo --override-arch arm64 inspect oci:layout:docker.io/library/demo:1.0");
         let inspect: serde_json::Value = serde_json::from_str(&inspect).unwrap();
         assert_eq!(inspect["Architecture"], "arm64");
         assert_eq!(inspect["Created"], "2023-11-14T22:13:20Z");
         assert_eq!(inspect["Digest"], digest(&image.manifest.digest));
         assert_eq!(inspect["Layers"][0], digest(&image.layer.blob.digest));
-        let config = run(path, "skopeo --override-arch arm64 inspect --config oci-archive:image.tar:1.0");
+        let config = run(
+            path,
+            &format!(
+                "skopeo --override-arch arm64 inspect --config oci:layout:docker.io/library/demo@sha256:{}",
+                image.manifest.digest
+            ),
+        );
         let config: serde_json::Value = serde_json::from_str(&config).unwrap();
         assert_eq!(config["config"]["Entrypoint"][0], "/bin/app");
         assert_eq!(config["config"]["WorkingDir"], "/run");
         // Copying checks every digest, of the uncompressed layer too.
         run(
             path,
-            "rm -rf copy; skopeo --override-arch arm64 --insecure-policy copy -q oci-archive:image.tar:1.0 oci:copy",
+            "rm -rf copy; skopeo --override-arch arm64 --insecure-policy copy -q oci:layout:docker.io/library/demo:1.0 oci:copy",
         );
     }
 }
@@ -145,7 +160,7 @@ fn the_same_image_gives_the_same_bytes() {
     let directory = tempfile::tempdir().unwrap();
     let make = |name: &str| {
         let cache = Cache::open(&directory.path().join(name)).unwrap();
-        write_archive(directory.path(), &cache, LayerCompression::Gzip).1
+        write_layout(directory.path(), &cache, LayerCompression::Gzip).manifest.digest
     };
     assert!(make("one") == make("two"));
 }

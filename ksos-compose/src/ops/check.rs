@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::Target;
+use super::{Target, workloads};
 use crate::boot::{GrubConfig, grub_config};
 use crate::effects::fs;
 use crate::kernel::Requirement;
 use crate::manifest::{self, Errors, Loaded, PartitionRole};
+use crate::proof::Severity;
 use crate::source::apt;
 
 /// The largest keyring or option list read, in bytes.
@@ -75,6 +76,7 @@ fn check_one(target: &Target) -> Checked {
             );
             checked.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
             checked.faults = faults(&loaded);
+            check_workloads(&loaded, &mut checked);
         }
     }
     checked
@@ -109,4 +111,22 @@ fn faults(loaded: &Loaded) -> Vec<String> {
     };
     faults.extend(grub_config(&config).err().map(|error| format!("boot loader: {error}")));
     faults
+}
+
+/// Checks that the container images which carried Kubernetes manifests name are carried, too.
+fn check_workloads(loaded: &Loaded, checked: &mut Checked) {
+    let found = workloads::overlays(&loaded.manifest).and_then(|overlays| {
+        let trees = overlays.iter().map(|(name, tree)| (name.as_str(), tree));
+        workloads::scan(&loaded.manifest, trees, &workloads::stated(loaded))
+    });
+    match found {
+        Err(error) => checked.faults.push(error.to_string()),
+        Ok(findings) => {
+            for finding in findings {
+                let list =
+                    if finding.severity == Severity::Failure { &mut checked.faults } else { &mut checked.warnings };
+                list.push(finding.to_string());
+            }
+        }
+    }
 }

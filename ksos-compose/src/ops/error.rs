@@ -148,6 +148,14 @@ pub enum OpError {
         /// The cause.
         source: crate::source::apt::ResolveError,
     },
+    /// A container image cannot be had.
+    #[error("container image {name}: {source}")]
+    ContainerImage {
+        /// Its name in the manifest.
+        name: String,
+        /// The cause.
+        source: Box<crate::source::oci::ImageError>,
+    },
     /// A download cannot be resolved.
     #[error("component {component}: {source}")]
     Http {
@@ -331,6 +339,7 @@ impl OpError {
             | OpError::Indexes { .. }
             | OpError::Keyring(_)
             | OpError::Resolve { .. }
+            | OpError::ContainerImage { .. }
             | OpError::Http { .. } => Problem::Source,
             OpError::Manifest(_)
             | OpError::Epoch { .. }
@@ -360,6 +369,10 @@ impl OpError {
         match self {
             OpError::Fetch { component, .. } | OpError::Http { component, .. } | OpError::Package { component, .. } => {
                 vec![format!("--component {component}=PATH uses a local file or directory instead")]
+            }
+            OpError::ContainerImage { name, .. } => {
+                let option = format!("--component container-images.{name}=PATH");
+                vec![format!("{option} uses a local archive or OCI layout instead")]
             }
             OpError::Cargo { component, source } => vec![source.hint(component)],
             OpError::Indexes { components, .. } => {

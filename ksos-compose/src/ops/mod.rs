@@ -4,12 +4,14 @@
 pub mod build;
 pub mod cache;
 pub mod check;
+pub mod config;
 pub mod diff;
 pub mod error;
 pub mod run;
 pub mod session;
 pub mod update;
 pub mod verify;
+mod workloads;
 
 pub use error::{OpError, Problem};
 pub use session::{Environment, LockMode, Reporter, Session, Target};

@@ -8,7 +8,7 @@ use ksos_formats::Arch;
 use super::build::Project;
 use super::{LockMode, OpError, Session, Target};
 use crate::lock::{self, Lock, Mode, Update};
-use crate::manifest::{self, Source};
+use crate::manifest::{self, ImageContent, Source};
 
 pub use crate::lock::Change;
 
@@ -51,17 +51,19 @@ fn update_arch(session: &Session, manifest: &Path, arch: Arch, lock: &Lock, upda
     let target = Target { manifest: manifest.to_owned(), arch: Some(arch), components: Default::default() };
     let project = Project::load(session, &target, LockMode::default(), &FILES)?;
     let lockable = |source: &Source| matches!(source, Source::Apt(_) | Source::Http(_));
-    let wanted: Vec<lock::Wanted> = project
-        .manifest()
-        .components
-        .iter()
-        .filter(|(_, component)| lockable(&component.source))
-        .map(|(name, _)| {
+    let manifest = project.manifest();
+    let components = manifest.components.iter().filter(|(_, component)| lockable(&component.source));
+    let components = components.map(|(name, _)| (name.clone(), manifest.component_request_digest(name)));
+    let images = manifest.container_images.iter();
+    let images = images.filter(|(_, image)| !matches!(image.content, ImageContent::Built(_)));
+    let images = images.map(|(name, _)| (lock::image_key(name), manifest.container_image_request_digest(name)));
+    let wanted: Vec<lock::Wanted> = components
+        .chain(images)
+        .map(|(component, request)| {
             // An update of named components leaves alone what was never locked: it may not be reachable here.
-            let left_alone =
-                matches!(update, Update::Only(names) if !names.contains(name)) && lock.get(arch, name).is_none();
-            let request = if left_alone { None } else { project.manifest().component_request_digest(name) };
-            lock::Wanted { component: name.clone(), request }
+            let named = !matches!(update, Update::Only(_)) || update.takes(&component);
+            let request = request.filter(|_| named || lock.get(arch, &component).is_some());
+            lock::Wanted { component, request }
         })
         .collect();
     project.locked(session, &wanted, lock, Mode::Default, update)

@@ -15,8 +15,8 @@ use serde::Serialize;
 
 use crate::graph::{Input, Step};
 use crate::manifest::{Manifest, OutputFormat, PartitionRole};
-pub use resolved::{Download, LocalTree, Package, Program, Resolved, ResolvedComponent};
-pub use steps::{ModulesTask, Part, Selection, Task};
+pub use resolved::{Download, ImageSource, LocalTree, Package, Program, Resolved, ResolvedComponent, ResolvedImage};
+pub use steps::{ImageBlobs, ModulesTask, Part, Selection, Task};
 
 /// A plan.
 #[derive(Debug, Clone, Serialize)]
@@ -35,6 +35,9 @@ pub struct Plan {
     pub cmdline: Vec<String>,
     /// The disk.
     pub disk: DiskPlan,
+    /// Blobs of every container image.
+    #[serde(skip)]
+    pub images: Vec<ImageBlobs>,
     /// Artifacts.
     pub artifacts: Vec<PlannedArtifact>,
 }
@@ -97,8 +100,8 @@ pub struct Inputs<'a> {
     pub components: &'a BTreeMap<String, ResolvedComponent>,
     /// Overlay directories.
     pub overlays: &'a BTreeMap<String, LocalTree>,
-    /// Container image archives given as files: path and digest.
-    pub archives: &'a BTreeMap<String, Resolved>,
+    /// Container images that are not built here, resolved.
+    pub images: &'a BTreeMap<String, ResolvedImage>,
     /// Contents of the required-option files.
     pub required_options: &'a [(String, String)],
     /// Version of the composer, part of every key.
@@ -120,8 +123,8 @@ pub fn plan(inputs: &Inputs<'_>) -> Plan {
     });
     let artifacts = artifacts.collect();
     let disk = disk(manifest, &image);
-    let steps::Steps { steps, tasks, parts } = steps::steps(inputs, &image);
-    Plan { image, steps, tasks, parts, cmdline: manifest.kernel.cmdline.clone(), disk, artifacts }
+    let steps::Steps { steps, tasks, parts, images } = steps::steps(inputs, &image);
+    Plan { image, steps, tasks, parts, cmdline: manifest.kernel.cmdline.clone(), disk, images, artifacts }
 }
 
 fn disk(manifest: &Manifest, image: &ImageId) -> DiskPlan {

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use ksos_formats::Digest;
 
+use crate::oci::reference::Reference;
 use crate::source::apt::Pinned;
 use crate::source::archive::Format;
+use crate::source::oci::PinnedImage;
 use crate::tree::Tree;
 
 /// A component with its pinned inputs.
@@ -39,6 +41,43 @@ pub enum Resolved {
     Directory(LocalTree),
     /// A program to build.
     Program(Program),
+}
+
+/// A container image with its pinned blobs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedImage {
+    /// Its blobs.
+    pub pinned: PinnedImage,
+    /// Its reference.
+    pub reference: Reference,
+    /// Where they come from.
+    pub source: ImageSource,
+}
+
+/// Where the blobs of a container image come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageSource {
+    /// The registry of its reference; whether by http, when that is stated.
+    Registry {
+        /// By http.
+        plain_http: Option<bool>,
+    },
+    /// An archive or a layout on this machine.
+    Local {
+        /// Where.
+        path: PathBuf,
+        /// Digest over the archive, or over everything in the layout.
+        digest: Digest,
+        /// Digest that the manifest states for the image.
+        stated: Option<Digest>,
+    },
+}
+
+impl ResolvedImage {
+    /// Returns the names that containerd must know the image by.
+    pub fn names(&self) -> Vec<String> {
+        self.reference.lookup_names(&[self.pinned.named, self.pinned.manifest.digest])
+    }
 }
 
 /// A pinned Debian package.

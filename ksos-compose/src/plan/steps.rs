@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use ksos_formats::boot::ImageId;
 use serde::Serialize;
 
-use super::resolved::{Download, Package, Program, Resolved};
+use super::resolved::{Download, ImageSource, Package, Program, Resolved, ResolvedImage};
 use super::{Inputs, digest_of};
 use crate::graph::{Input, Pool, Step};
 use crate::manifest::{BuiltImage, Component, Destination, ImageContent, Install, Source, Unpack};
+use crate::oci::document::ImageBlob;
 use crate::source::archive::Format;
 
 /// What a step does, beyond what its key needs to know.
@@ -40,7 +41,23 @@ pub enum Task {
     KernelIndex(Part),
     /// Selects and decompresses kernel modules: outputs `index`, `pack`, `names`.
     Modules(ModulesTask),
-    /// Makes a container image: output `archive`.
+    /// Fetches a blob of a container image: output `blob`.
+    FetchImageBlob {
+        /// Name of the image in the manifest.
+        name: String,
+        /// The image.
+        image: ResolvedImage,
+        /// The blob.
+        blob: ImageBlob,
+    },
+    /// Takes the blobs of a container image from an archive or a layout: outputs by digest.
+    TakeImage {
+        /// Name of the image in the manifest.
+        name: String,
+        /// The image.
+        image: ResolvedImage,
+    },
+    /// Makes a container image: outputs `manifest`, `config`, `layer`.
     ContainerImage {
         /// Name in the manifest.
         name: String,
@@ -109,10 +126,24 @@ pub struct Selection {
     pub install: Vec<(String, String, Option<u32>)>,
 }
 
+/// The blobs of a container image among the inputs of the root step.
+#[derive(Debug, Clone)]
+pub struct ImageBlobs {
+    /// Names that it is looked up by.
+    pub names: Vec<String>,
+    /// Name of the input with its manifest.
+    pub manifest: String,
+    /// Media type of its manifest.
+    pub media_type: String,
+    /// Names of the inputs with all of its blobs.
+    pub inputs: BTreeMap<String, Input>,
+}
+
 struct Builder<'a> {
     inputs: &'a Inputs<'a>,
     steps: Vec<Step>,
     tasks: BTreeMap<String, Task>,
+    images: Vec<ImageBlobs>,
 }
 
 /// The steps of a plan.
@@ -123,13 +154,15 @@ pub struct Steps {
     pub tasks: BTreeMap<String, Task>,
     /// Every component's pieces.
     pub parts: BTreeMap<String, (Part, StepInputs)>,
+    /// Blobs of every container image.
+    pub images: Vec<ImageBlobs>,
 }
 
 /// Returns the steps, and what each does.
 pub fn steps(inputs: &Inputs<'_>, image: &ImageId) -> Steps {
-    let mut builder = Builder { inputs, steps: Vec::new(), tasks: BTreeMap::new() };
+    let mut builder = Builder { inputs, steps: Vec::new(), tasks: BTreeMap::new(), images: Vec::new() };
     let parts = builder.all(image);
-    Steps { steps: builder.steps, tasks: builder.tasks, parts }
+    Steps { steps: builder.steps, tasks: builder.tasks, parts, images: builder.images }
 }
 
 /// Inputs by name.
@@ -309,24 +342,75 @@ impl Builder<'_> {
 
     fn container_images(&mut self, parts: &BTreeMap<String, (Part, StepInputs)>) {
         for (name, image) in &self.inputs.manifest.container_images {
+            if let Some(resolved) = self.inputs.images.get(name) {
+                self.image_blobs(name, resolved);
+                continue;
+            }
             let ImageContent::Built(built) = &image.content else { continue };
+            let reference = image.parsed.to_string();
             let (part, inputs) = parts.get(&built.component).cloned().unwrap_or_default();
             let task = Task::ContainerImage {
                 name: name.clone(),
-                reference: image.reference.clone(),
+                reference: reference.clone(),
                 image: built.clone(),
                 part: part.clone(),
             };
-            let step = self.push(&format!("container-image {name}"), "container-image", 1, Pool::Processor, task);
+            let step = self.push(&format!("container-image {name}"), "container-image", 2, Pool::Processor, task);
             let step = step
-                .parameter("reference", &image.reference)
+                .parameter("reference", &reference)
                 .parameter("image", built)
                 .parameter("part", &part)
                 .parameter("arch", &self.inputs.arch)
                 .parameter("epoch", &self.inputs.epoch)
                 .inputs(&inputs);
-            self.add(step);
+            let step = self.add(step);
+            let input = |output: &str| {
+                let from = Input::Output { step: step.clone(), output: output.to_owned() };
+                (format!("container-image {name} {output}"), from)
+            };
+            self.images.push(ImageBlobs {
+                names: vec![reference],
+                manifest: format!("container-image {name} manifest"),
+                media_type: crate::oci::document::MANIFEST.to_owned(),
+                inputs: ["manifest", "config", "layer"].into_iter().map(input).collect(),
+            });
         }
+    }
+
+    /// Adds the steps that get the blobs of a pinned container image. A blob that several images share is fetched once.
+    fn image_blobs(&mut self, name: &str, image: &ResolvedImage) {
+        let mut inputs = StepInputs::new();
+        let input_name = |blob: &ImageBlob| format!("container-image {name} {}", blob.digest);
+        match &image.source {
+            ImageSource::Registry { .. } => {
+                for blob in image.pinned.blobs() {
+                    let task = Task::FetchImageBlob { name: name.to_owned(), image: image.clone(), blob: blob.clone() };
+                    let step = self.push(&format!("fetch blob {}", blob.digest), "fetch", 1, Pool::Network, task);
+                    let step = self.add(step.parameter("sha256", &blob.digest));
+                    inputs.insert(input_name(blob), Input::Output { step, output: "blob".to_owned() });
+                }
+            }
+            ImageSource::Local { digest, .. } => {
+                let task = Task::TakeImage { name: name.to_owned(), image: image.clone() };
+                let step = self.push(&format!("container-image {name}"), "take-image", 1, Pool::Processor, task);
+                let step = self.add(
+                    step.parameter("manifest", &image.pinned.manifest.digest)
+                        .parameter("reference", &image.pinned.reference)
+                        .parameter("arch", &self.inputs.arch)
+                        .input("source", Input::Digest(*digest)),
+                );
+                for blob in image.pinned.blobs() {
+                    let output = blob.digest.hex();
+                    inputs.insert(input_name(blob), Input::Output { step: step.clone(), output });
+                }
+            }
+        }
+        self.images.push(ImageBlobs {
+            names: image.names(),
+            manifest: input_name(&image.pinned.manifest),
+            media_type: image.pinned.manifest.media_type.clone(),
+            inputs,
+        });
     }
 
     /// Returns the component that gives the runtime: the one that is installed at its place.
@@ -364,18 +448,14 @@ impl Builder<'_> {
         inputs.insert("kernel modules".to_owned(), output("modules", "index"));
         inputs.insert("initramfs modules".to_owned(), output("initramfs-modules", "index"));
         inputs.insert("module index".to_owned(), output("kernel", "modules"));
-        for (name, image) in &manifest.container_images {
-            let input = match (&image.content, self.inputs.archives.get(name)) {
-                (ImageContent::Archive(_), Some(Resolved::File { digest, .. })) => Input::Digest(*digest),
-                _ => output(&format!("container-image {name}"), "archive"),
-            };
-            inputs.insert(format!("container-image {name}"), input);
-        }
+        let names: Vec<&Vec<String>> = self.images.iter().map(|image| &image.names).collect();
+        let names = digest_of(&names);
+        self.images.iter().for_each(|image| inputs.extend(image.inputs.clone()));
         for (name, overlay) in self.inputs.overlays {
             inputs.insert(format!("overlay {name}"), Input::Digest(overlay.digest));
         }
         let task = Task::Root { parts: merged.clone(), kernel: kernel.clone(), runtime: runtime.clone() };
-        let step = self.push("root", "root", 1, Pool::Processor, task).inputs(&inputs);
+        let step = self.push("root", "root", 2, Pool::Processor, task).inputs(&inputs);
         let step = step
             .parameter("composer", &self.inputs.composer)
             .parameter("image", image)
@@ -393,7 +473,9 @@ impl Builder<'_> {
             .parameter("sysctl", &manifest.sysctl)
             .parameter("users", &manifest.users)
             .parameter("services", &services(manifest))
-            .parameter("container-images", &manifest.container_images)
+            .parameter("container-images", &names)
+            .parameter("workloads", &manifest.workloads)
+            .parameter("node", &manifest.node)
             .parameter("console", &manifest.console)
             .parameter("partitions", &manifest.partitions)
             .parameter("budgets", &manifest.budgets);

@@ -50,7 +50,7 @@ fn planned(manifest: &Manifest, arch: Arch, epoch: u64) -> Plan {
         epoch,
         components: &components(manifest, arch),
         overlays: &overlays,
-        archives: &BTreeMap::new(),
+        images: &BTreeMap::new(),
         required_options: &[],
         composer: "test",
     })

@@ -9,6 +9,7 @@
 
 pub mod budget;
 pub mod cmdline;
+mod configuration;
 pub mod elf;
 mod elf_reader;
 pub mod facts;
@@ -17,6 +18,7 @@ pub mod libraries;
 pub mod modules;
 mod paths;
 pub mod services;
+pub mod workloads;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,14 +58,18 @@ pub enum Rule {
     Script,
     /// Symbolic links lead to something, now or at run time.
     SymbolicLink,
-    /// Executables of services are there.
+    /// Executables and profiles of services are there.
     Service,
+    /// What the node reads at boot is valid.
+    Configuration,
     /// Contents fit where they go, with room to spare.
     Budget,
     /// The kernel command line makes sense.
     CommandLine,
     /// Files that the image must not have are absent.
     Absence,
+    /// Container images that carried manifests name are carried, too, and can be imported.
+    Workload,
     /// Files that run with more rights than their caller, and device nodes.
     Privilege,
 }
@@ -164,6 +170,9 @@ pub struct Input<'a> {
 /// Paths that exist on every node at run time only.
 pub const RUNTIME_PATHS: [&str; 8] = ["/proc", "/sys", "/dev", "/run", "/tmp", "/var", "/data", "/mnt"];
 
+/// Why an SSH server is not in an image.
+pub const SSH_SERVER: &str = "SSH server";
+
 /// Files that a sealed image does not have: a package manager, and remote access. An image that chooses SSH leaves
 /// out the lines of that reason.
 pub const ABSENT: [(&str, &str); 12] = [
@@ -174,10 +183,10 @@ pub const ABSENT: [(&str, &str); 12] = [
     ("usr/lib/apt/**", "package manager"),
     ("var/lib/{dpkg,apt,rpm}/**", "package manager"),
     ("etc/apt/**", "package manager"),
-    ("usr/{bin,sbin}/sshd", "SSH server"),
-    ("{bin,sbin}/sshd", "SSH server"),
-    ("usr/{bin,sbin}/dropbear", "SSH server"),
-    ("etc/ssh/sshd_config", "SSH server"),
+    ("usr/{bin,sbin}/sshd", SSH_SERVER),
+    ("{bin,sbin}/sshd", SSH_SERVER),
+    ("usr/{bin,sbin}/dropbear", SSH_SERVER),
+    ("etc/ssh/sshd_config", SSH_SERVER),
     ("etc/ssh/ssh_host_*_key", "private key in an image"),
 ];
 
@@ -216,6 +225,8 @@ pub fn prove(input: &Input<'_>, cache: &dyn FactCache) -> Result<Vec<Finding>, P
     }
     findings.extend(files::absence(input.root, input.absent)?);
     findings.extend(services::services(input.root, input.services, input.runtime_paths));
+    findings.extend(configuration::profiles(input.root, input.services)?);
+    findings.extend(configuration::configuration(input.root)?);
     findings.extend(budget::budgets(&input.budgets));
     findings.extend(cmdline::cmdline(input.arch, input.cmdline));
     let exempt = input

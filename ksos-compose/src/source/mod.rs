@@ -4,3 +4,4 @@ pub mod apt;
 pub mod archive;
 pub mod cargo;
 pub mod http;
+pub mod oci;

@@ -1,6 +1,7 @@
 //! The effective configuration.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -60,7 +61,8 @@ pub struct Interface {
     pub dhcp4: bool,
     /// Whether router advertisements are taken (kernel `accept_ra`).
     pub accept_ra: bool,
-    /// Addresses with prefix length, `192.0.2.7/24`.
+    /// Addresses with prefix length, `192.0.2.7/24`. Of several interfaces that fit [`Interface::kind`], the first (by
+    /// index) has them, and carries the VLANs that are on this one.
     pub addresses: Vec<String>,
     /// Routes.
     pub routes: Vec<Route>,
@@ -127,15 +129,24 @@ impl Default for Ntp {
 }
 
 /// Flags of KubeSolo, by name without the dashes; what is written to its configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct KubeSolo {
-    /// The flags that are stated: Booleans, numbers, texts and lists of texts.
+    /// The flags that are stated: Booleans, numbers, texts, lists of texts, and objects of texts.
     pub flags: BTreeMap<String, serde_json::Value>,
 }
 
+/// Shows no secret.
+impl fmt::Debug for KubeSolo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secret = serde_json::Value::from("(secret)");
+        let shown = |flag: &str, value| if super::kubesolo::is_secret(flag) { secret.clone() } else { value };
+        f.debug_map().entries(self.flags.iter().map(|(flag, value)| (flag, shown(flag, value.clone())))).finish()
+    }
+}
+
 /// A file to write.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteFile {
     /// Absolute path, on the data partition or in memory.
     pub path: String,
@@ -147,6 +158,27 @@ pub struct WriteFile {
     pub owner: (u32, u32),
     /// What is done to a file that is there.
     pub action: Action,
+}
+
+/// Shows no content: it may be a key.
+impl fmt::Debug for WriteFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let WriteFile { path, content, mode, owner, action } = self;
+        f.debug_struct("WriteFile")
+            .field("path", path)
+            .field("content", &format_args!("({} characters of base64)", content.len()))
+            .field("mode", &format_args!("{mode:#o}"))
+            .field("owner", owner)
+            .field("action", action)
+            .finish()
+    }
+}
+
+impl WriteFile {
+    /// Decodes the content; `None` when it is not base64.
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        super::parse::base64_bytes(&self.content)
+    }
 }
 
 /// What is done to a file that is there.
@@ -186,7 +218,7 @@ impl Default for Metrics {
 }
 
 /// Serving the administrator's kubeconfig over HTTP: off unless the configuration or a development image says so.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct KubeconfigAccess {
     /// Whether it is served.
@@ -199,6 +231,20 @@ pub struct KubeconfigAccess {
     pub fetches: u32,
     /// What the caller must send as `Authorization: Bearer TOKEN`.
     pub token: Option<String>,
+}
+
+/// Shows no token.
+impl fmt::Debug for KubeconfigAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let KubeconfigAccess { enabled, listen, duration_s, fetches, token } = self;
+        f.debug_struct("KubeconfigAccess")
+            .field("enabled", enabled)
+            .field("listen", listen)
+            .field("duration_s", duration_s)
+            .field("fetches", fetches)
+            .field("token", &token.as_ref().map(|_| "(secret)"))
+            .finish()
+    }
 }
 
 impl Default for KubeconfigAccess {

@@ -50,6 +50,9 @@ use crate::cmdline::Cmdline;
 use crate::sys::linux::Linux;
 use crate::sys::{Sys, read_text};
 
+#[cfg(test)]
+pub(crate) use node::tests::config as test_image;
+
 /// Runs `/init` of the initramfs. Returns to nobody.
 pub fn initramfs_main(sys: &dyn Sys) -> ! {
     guard_against_panics();

@@ -6,6 +6,7 @@ use ksos_formats::layout;
 use ksos_formats::runtime::{self, RuntimeConfig};
 
 use crate::cmdline::Cmdline;
+use crate::config::ConfigurationStatus;
 use crate::console::{quoted, say};
 use crate::sys::{Pid, Sys};
 
@@ -39,6 +40,8 @@ pub(super) struct Node<'a> {
     pub(super) lockdown: String,
     /// Directory of the services' logs.
     pub(super) logs: String,
+    /// What configuration is in force.
+    pub(super) configuration: ConfigurationStatus,
     /// The boot log.
     pub(super) journal: Journal,
     /// The process that loads drivers.
@@ -78,6 +81,7 @@ impl<'a> Node<'a> {
             secure_boot: "unknown",
             lockdown: "unknown".to_owned(),
             logs: "/var/log/ksos".to_owned(),
+            configuration: ConfigurationStatus::default(),
             journal,
             drivers: None,
             watchdog: Keeper::default(),
@@ -176,6 +180,7 @@ pub(super) mod tests {
             secure_boot: "on",
             lockdown: "integrity".to_owned(),
             logs: "/var/log/ksos".to_owned(),
+            configuration: ConfigurationStatus::default(),
             journal: Journal::default(),
             drivers: None,
             watchdog: Keeper::default(),

@@ -121,6 +121,7 @@ fn erase_data(node: &Node<'_>, request: &Request, path: &str) -> Result<Vec<Stri
     let result = erase(sys, data, &kept_paths(node, request), &mut removed);
     sys.sync();
     result?;
+    crate::config::state::write_again(sys, data)?;
     sys.remove(path)?;
     sys.sync();
     let names: Vec<&str> = removed.iter().map(|path| path.strip_prefix(data.as_str()).unwrap_or(path)).collect();

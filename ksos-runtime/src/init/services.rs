@@ -70,6 +70,7 @@ impl<'a> Runner<'a> {
         }
         let (mut machine, problems) = Machine::new(services.all);
         [internal::NETWORK, internal::AGENT].into_iter().for_each(|name| machine.own(name));
+        machine.follow(super::images::SERVICE, &super::images::engine(&node.config).service);
         if !problems.is_empty() {
             node.degrade("services", &problems.join("; "));
         }
@@ -368,6 +369,7 @@ impl<'a> Runner<'a> {
             ready_ms: self.ready_ms,
             stages: self.node.stages.clone(),
             services: self.service_statuses(),
+            configuration: self.node.configuration.clone(),
         }
     }
 

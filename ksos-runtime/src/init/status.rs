@@ -5,6 +5,7 @@ use std::io::Write;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::ConfigurationStatus;
 use crate::sys::{Sys, TEXT_LIMIT, read_text};
 
 use super::handover::StageReport;
@@ -70,6 +71,9 @@ pub struct Status {
     pub stages: Vec<StageReport>,
     /// The services.
     pub services: Vec<ServiceStatus>,
+    /// The configuration.
+    #[serde(default)]
+    pub configuration: ConfigurationStatus,
 }
 
 /// Memory of the machine (proc(5), `/proc/meminfo`), in KiB.
@@ -233,6 +237,7 @@ pub(super) mod tests {
             ready_ms: Some(5320),
             stages: vec![stage(0, "kernel", true, "ok", ""), stage(30, "data", false, "degraded", "/dev/vda4 is gone")],
             services: vec![service("containerd", "ready", Some(77)), service("x", "done", None)],
+            configuration: ConfigurationStatus::default(),
         }
     }
 

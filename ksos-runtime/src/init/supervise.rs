@@ -186,6 +186,16 @@ impl Service {
         }
     }
 
+    /// Returns whether it ended and is not to be started again by itself.
+    fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Done | Phase::Failed)
+    }
+
+    /// Returns whether its own process, and not one before it, was started.
+    fn has_process(&self) -> bool {
+        matches!(self.phase, Phase::Starting | Phase::Ready)
+    }
+
     /// Returns whether services after this one may start.
     pub fn is_satisfied(&self) -> bool {
         matches!(self.phase, Phase::Ready | Phase::Done) || (self.internal && self.degraded)
@@ -196,6 +206,8 @@ impl Service {
 #[derive(Debug)]
 pub struct Machine {
     services: BTreeMap<String, Service>,
+    /// One-shot services that run again with each start of another, by their names.
+    followers: BTreeMap<String, String>,
     begun: bool,
     stopping: bool,
     node_ready: bool,
@@ -220,7 +232,9 @@ impl Machine {
         if !circle.is_empty() {
             problems.push(format!("services wait for each other: {}", circle.join(", ")));
         }
-        let machine = Machine { services, begun: false, stopping: false, node_ready: false, all_stopped: false };
+        let followers = BTreeMap::new();
+        let machine =
+            Machine { services, followers, begun: false, stopping: false, node_ready: false, all_stopped: false };
         (machine, problems)
     }
 
@@ -228,6 +242,14 @@ impl Machine {
     /// although it is not required, and what is after it starts without it.
     pub fn own(&mut self, name: &str) {
         self.with(name, |service| service.internal = true);
+    }
+
+    /// Makes the one-shot service `name` follow `leader`: it starts once the leader's process runs, ready or not, and
+    /// again with each further start of it.
+    pub fn follow(&mut self, name: &str, leader: &str) {
+        if self.services.contains_key(name) && self.services.contains_key(leader) {
+            self.followers.insert(name.to_owned(), leader.to_owned());
+        }
     }
 
     /// Returns the services by name.
@@ -241,7 +263,12 @@ impl Machine {
         match event {
             Event::Begin => self.begun = true,
             Event::Stop => self.stop(&mut actions),
-            Event::Started(name, role) => self.with(&name, |service| started(service, &name, role, now, &mut actions)),
+            Event::Started(name, role) => {
+                self.with(&name, |service| started(service, &name, role, now, &mut actions));
+                if role == Role::Main {
+                    self.lead(&name);
+                }
+            }
             Event::NotStarted(name, Role::Probe, _) => {
                 self.with(&name, |service| not_yet(service, &name, &mut actions))
             }
@@ -262,6 +289,15 @@ impl Machine {
         actions
     }
 
+    /// Lets the ended services that follow `leader` run again.
+    fn lead(&mut self, leader: &str) {
+        for name in self.followers.iter().filter(|(_, other)| *other == leader).map(|(name, _)| name) {
+            if let Some(service) = self.services.get_mut(name).filter(|service| service.is_over()) {
+                service.phase = Phase::Waiting;
+            }
+        }
+    }
+
     /// Events of services that do not exist are ignored.
     fn with(&mut self, name: &str, change: impl FnOnce(&mut Service)) {
         if let Some(service) = self.services.get_mut(name) {
@@ -273,8 +309,12 @@ impl Machine {
     fn start_waiting(&mut self, actions: &mut Vec<Action>) {
         let satisfied: BTreeSet<String> =
             self.services.iter().filter(|(_, service)| service.is_satisfied()).map(|(name, _)| name.clone()).collect();
+        let running: BTreeSet<String> =
+            self.services.iter().filter(|(_, service)| service.has_process()).map(|(name, _)| name.clone()).collect();
         for (name, service) in &mut self.services {
-            if service.phase == Phase::Waiting && service.config.after.iter().all(|other| satisfied.contains(other)) {
+            let led = self.followers.get(name).is_none_or(|leader| running.contains(leader));
+            let after = service.config.after.iter().all(|other| satisfied.contains(other));
+            if service.phase == Phase::Waiting && led && after {
                 begin(service, name, actions);
             }
         }

@@ -271,3 +271,40 @@ fn an_internal_service_that_keeps_failing_is_told_and_no_longer_waited_for() {
     let actions = step(&mut machine, 0, Event::Probed(text("network"), true));
     assert!(actions.contains(&Action::Recovered(text("network"))), "{actions:?}");
 }
+
+#[test]
+fn a_follower_runs_with_each_start_of_its_leader() {
+    let one_shot = || {
+        config(|config| {
+            config.ready = ReadyProbe::Exited;
+            config.restart = RestartPolicy::OnFailure;
+        })
+    };
+    let engine = config(|config| config.ready = ReadyProbe::Tcp(1));
+    let user = config(|config| config.after = vec![text("engine"), text("import")]);
+    let mut m = machine(&[("engine", engine), ("import", one_shot()), ("user", user)]);
+    m.follow("import", "engine");
+    m.follow("import", "nobody");
+    let engine_exits = || Event::Exited(text("engine"), Role::Main, Exit::Code(1));
+    let import_exits = |code| Event::Exited(text("import"), Role::Main, Exit::Code(code));
+    // It does not wait for the engine to be ready: the engine may not be ready before it has its images.
+    assert_eq!(step(&mut m, 0, Event::Begin), [spawn("engine", Role::Main)]);
+    assert!(step(&mut m, 1, Event::Started(text("engine"), Role::Main)).contains(&spawn("import", Role::Main)));
+    step(&mut m, 1, Event::Started(text("import"), Role::Main));
+    assert!(step(&mut m, 2, Event::Probed(text("engine"), true)).contains(&Action::Cancel(text("engine"))));
+    assert!(step(&mut m, 3, import_exits(0)).contains(&spawn("user", Role::Main)));
+    step(&mut m, 3, Event::Started(text("user"), Role::Main));
+    // The engine ends: nothing happens until it runs again.
+    assert!(!step(&mut m, 10, engine_exits()).contains(&spawn("import", Role::Main)));
+    assert_eq!(m.services()["import"].phase, Phase::Done);
+    assert_eq!(step(&mut m, 11, Event::Timer(text("engine"), Timer::Restart)), [spawn("engine", Role::Main)]);
+    assert!(step(&mut m, 12, Event::Started(text("engine"), Role::Main)).contains(&spawn("import", Role::Main)));
+    step(&mut m, 12, Event::Started(text("import"), Role::Main));
+    // The engine ends while it runs: it fails, and tries again by itself, once.
+    step(&mut m, 13, engine_exits());
+    assert!(step(&mut m, 14, import_exits(1)).contains(&set("import", Timer::Restart, 1000)));
+    step(&mut m, 15, Event::Timer(text("engine"), Timer::Restart));
+    assert_eq!(m.services()["import"].phase, Phase::Backoff);
+    assert!(!step(&mut m, 16, Event::Started(text("engine"), Role::Main)).contains(&spawn("import", Role::Main)));
+    assert_eq!(step(&mut m, 17, Event::Timer(text("import"), Timer::Restart)), [spawn("import", Role::Main)]);
+}

@@ -7,7 +7,7 @@
 //! Not done: `/etc/modprobe.d`, `install`/`remove` commands, binary indexes.
 
 mod applet;
-mod glob;
+pub(crate) mod glob;
 mod index;
 mod load;
 pub mod process;

@@ -11,8 +11,8 @@ use ksos_formats::boot::Verity;
 
 use super::files::Files;
 use super::{
-    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, Result, Signal, Space, Sys,
-    Wake, Watchdog,
+    Command, Disk, Down, Error, Exit, Feed, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, PlacedFile, Result,
+    Signal, Space, Sys, Wake, Watchdog,
 };
 
 /// A disk in memory. Clones share the bytes.
@@ -129,12 +129,16 @@ pub struct Double {
     pub cut: Rc<Cell<Option<u32>>>,
     /// Room on every file system.
     pub room: Cell<Space>,
+    /// Inodes of every file system, and how many are free.
+    pub inodes: Cell<(u64, u64)>,
     /// The longest timeout in seconds that a watchdog can do.
     pub watchdog_limit: Cell<Option<u32>>,
     /// When the watchdog was fed, and `V` when it was disarmed.
     pub feeds: Rc<RefCell<Vec<String>>>,
     /// Lines on terminals.
     pub terminal: RefCell<String>,
+    /// What was written to programs by [`Sys::run_fed`], in order.
+    pub fed: RefCell<Vec<Vec<u8>>>,
     next_pid: Cell<Pid>,
 }
 
@@ -153,6 +157,7 @@ impl Double {
             exits: RefCell::default(),
             obedient: Cell::new(true),
             disks: RefCell::default(),
+            inodes: Cell::new((1 << 19, 1 << 18)),
             now: Rc::new(Cell::new(1000)),
             full_while: RefCell::default(),
             cut: Rc::default(),
@@ -160,6 +165,7 @@ impl Double {
             watchdog_limit: Cell::default(),
             feeds: Rc::default(),
             terminal: RefCell::default(),
+            fed: RefCell::default(),
             next_pid: Cell::new(100),
         }
     }
@@ -169,6 +175,19 @@ impl Double {
         let host = self.directory.path().join(path.trim_start_matches('/'));
         std::fs::create_dir_all(host.parent().expect("a parent")).expect("created");
         std::fs::write(host, text).expect("written");
+    }
+
+    /// Creates a symbolic link and its directories.
+    pub fn link(&self, target: &str, path: &str) {
+        let host = self.directory.path().join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(host.parent().expect("a parent")).expect("created");
+        std::os::unix::fs::symlink(target, host).expect("linked");
+    }
+
+    /// Permission bits of a file.
+    pub fn mode(&self, path: &str) -> u32 {
+        use std::os::unix::fs::PermissionsExt;
+        self.files.metadata(path).expect("there").permissions().mode() & 0o7777
     }
 
     /// Reads a file back.
@@ -292,6 +311,15 @@ impl Sys for Double {
     fn copy_hashed(&self, from: &str, to: &str) -> Result<Digest> {
         self.files.copy_hashed(from, to)
     }
+    fn read_below(&self, tree: &str, path: &str, limit: u64) -> Result<Vec<u8>> {
+        self.files.read_below(tree, path, limit)
+    }
+    fn place(&self, file: &PlacedFile<'_>) -> Result<()> {
+        self.change(file.path)?;
+        self.record(format!("place {} {:o} {:?}", file.path, file.mode, file.owner))?;
+        // Tests need not be root.
+        self.files.place(&PlacedFile { owner: None, ..*file })
+    }
     fn delete_initramfs(&self) -> Result<()> {
         self.record("delete initramfs".to_owned())
     }
@@ -329,6 +357,9 @@ impl Sys for Double {
     }
     fn sync(&self) {
         self.calls.borrow_mut().push("sync".to_owned());
+    }
+    fn inodes(&self, path: &str) -> Result<(u64, u64)> {
+        self.record(format!("inodes {path}")).map(|()| self.inodes.get())
     }
     fn open_disk(&self, path: &str, _writable: bool) -> Result<Box<dyn Disk>> {
         let disks = self.disks.borrow();
@@ -374,6 +405,15 @@ impl Sys for Double {
     fn set_wall_clock(&self, seconds: u64) -> Result<()> {
         self.record(format!("clock {seconds}"))
     }
+    fn wall_clock_ns(&self) -> i128 {
+        i128::from(self.now.get()) * 1_000_000
+    }
+    fn step_clock(&self, offset_ns: i128) -> Result<()> {
+        self.record(format!("step clock {offset_ns}"))
+    }
+    fn slew_clock(&self, offset_us: i64, error_us: i64) -> Result<()> {
+        self.record(format!("slew clock {offset_us} {error_us}"))
+    }
     fn random(&self, bytes: &mut [u8]) -> Result<()> {
         bytes.fill(0x5a);
         Ok(())
@@ -405,6 +445,15 @@ impl Sys for Double {
         let mut runs = self.runs.borrow_mut();
         let result = arguments.first().and_then(|name| runs.get_mut(*name)).and_then(VecDeque::pop_front);
         Ok(result.unwrap_or((Exit::Code(0), String::new())))
+    }
+    fn run_fed(&self, arguments: &[&str], feed: &mut Feed<'_>) -> Result<(Exit, String)> {
+        let mut input = Vec::new();
+        feed(&mut input).map_err(|source| Error::new("run", arguments.join(" "), source))?;
+        self.fed.borrow_mut().push(input);
+        self.run(arguments)
+    }
+    fn open_read(&self, path: &str) -> Result<Box<dyn std::io::Read>> {
+        Ok(Box::new(std::io::Cursor::new(self.read(path, 1 << 40)?)))
     }
     fn reap(&self) -> Option<(Pid, Exit)> {
         self.exits.borrow_mut().pop_front()

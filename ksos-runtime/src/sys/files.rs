@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use ksos_formats::Digest;
 use ksos_formats::digest::Hasher;
 
-use super::{Error, FileKind, Result};
+use super::{Error, FileKind, PlacedFile, Result, below};
 
 /// Deepest directory nesting that a tree copy or removal follows.
 const DEPTH_LIMIT: u32 = 64;
@@ -146,6 +146,14 @@ impl Files {
             fs::remove_file(&host)
         };
         removed.map_err(|source| Error::new("remove", path, source))
+    }
+
+    pub(super) fn read_below(&self, tree: &str, path: &str, limit: u64) -> Result<Vec<u8>> {
+        below::read(&self.host(tree), tree, path, limit).map_err(|source| Error::new("read", path, source))
+    }
+
+    pub(super) fn place(&self, file: &PlacedFile<'_>) -> Result<()> {
+        below::place(&self.host(file.tree), file).map_err(|source| Error::new("write", file.path, source))
     }
 
     pub(super) fn copy_hashed(&self, from: &str, to: &str) -> Result<Digest> {

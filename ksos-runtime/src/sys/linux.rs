@@ -22,8 +22,8 @@ use rustix::time::ClockId;
 use super::files::{Files, delete_below};
 use super::wake::Sources;
 use super::{
-    Command, Disk, Down, Error, Exit, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, Result, Signal, Space,
-    Streams, Sys, Wake, Watchdog, block, process, watchdog,
+    Command, Disk, Down, Error, Exit, Feed, FileKind, Loaded, LoopFile, Mount, MountFlags, Pid, PlacedFile, Result,
+    Signal, Space, Streams, Sys, Wake, Watchdog, block, process, watchdog,
 };
 
 /// `MODULE_INIT_COMPRESSED_FILE` (`include/uapi/linux/module.h`).
@@ -146,6 +146,14 @@ impl Sys for Linux {
         self.files.copy_hashed(from, to)
     }
 
+    fn read_below(&self, tree: &str, path: &str, limit: u64) -> Result<Vec<u8>> {
+        self.files.read_below(tree, path, limit)
+    }
+
+    fn place(&self, file: &PlacedFile<'_>) -> Result<()> {
+        self.files.place(file)
+    }
+
     fn delete_initramfs(&self) -> Result<()> {
         let failed = |source: io::Error| Error::new("delete", "the initramfs", source);
         let kind = rustix::fs::statfs("/").map_err(|error| failed(error.into()))?.f_type;
@@ -211,6 +219,11 @@ impl Sys for Linux {
 
     fn sync(&self) {
         rustix::fs::sync();
+    }
+
+    fn inodes(&self, path: &str) -> Result<(u64, u64)> {
+        let facts = rustix::fs::statvfs(path).map_err(|error| Error::new("ask for inodes on", path, error))?;
+        Ok((facts.f_files, facts.f_ffree))
     }
 
     fn open_disk(&self, path: &str, writable: bool) -> Result<Box<dyn Disk>> {
@@ -280,6 +293,22 @@ impl Sys for Linux {
             .map_err(|error| Error::new("set clock to", seconds.to_string(), error))
     }
 
+    fn wall_clock_ns(&self) -> i128 {
+        let now = rustix::time::clock_gettime(ClockId::Realtime);
+        i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec)
+    }
+
+    fn step_clock(&self, offset_ns: i128) -> Result<()> {
+        let target = self.wall_clock_ns() + offset_ns;
+        let seconds = i64::try_from(target.div_euclid(1_000_000_000)).unwrap_or(i64::MAX);
+        let time = FileTime { tv_sec: seconds, tv_nsec: target.rem_euclid(1_000_000_000) as i64 };
+        rustix::time::clock_settime(ClockId::Realtime, time).map_err(|error| Error::new("move", "clock", error))
+    }
+
+    fn slew_clock(&self, offset_us: i64, error_us: i64) -> Result<()> {
+        super::net::slew_clock(offset_us, error_us).map_err(|error| Error::new("steer", "clock", error))
+    }
+
     fn random(&self, bytes: &mut [u8]) -> Result<()> {
         let length = bytes.len();
         let got = rustix::rand::getrandom(bytes, rustix::rand::GetRandomFlags::empty());
@@ -330,6 +359,15 @@ impl Sys for Linux {
 
     fn run(&self, arguments: &[&str]) -> Result<(Exit, String)> {
         process::run(arguments)
+    }
+
+    fn run_fed(&self, arguments: &[&str], feed: &mut Feed<'_>) -> Result<(Exit, String)> {
+        process::run_fed(arguments, feed)
+    }
+
+    fn open_read(&self, path: &str) -> Result<Box<dyn std::io::Read>> {
+        let file = std::fs::File::open(path).map_err(|source| Error::new("open", path, source))?;
+        Ok(Box::new(file))
     }
 
     fn reap(&self) -> Option<(Pid, Exit)> {

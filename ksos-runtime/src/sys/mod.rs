@@ -5,11 +5,13 @@
 //! Methods do one thing each and report failures as [`Error`]: the action, its object, and the kernel's reason.
 //! Reads have size limits. Nothing here retries or decides.
 
+mod below;
 mod block;
 #[cfg(test)]
 pub mod double;
 mod files;
 pub mod linux;
+pub mod net;
 mod process;
 mod uevent;
 mod wake;
@@ -243,6 +245,21 @@ pub struct LoopFile<'a> {
     pub direct: bool,
 }
 
+/// A file to place below a directory that may hold links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlacedFile<'a> {
+    /// Directory that the file stays below, absolute. Links on the way to this directory are followed.
+    pub tree: &'a str,
+    /// Absolute path below `tree`. Links on the way from `tree` are refused.
+    pub path: &'a str,
+    /// Content.
+    pub bytes: &'a [u8],
+    /// Permission bits.
+    pub mode: u32,
+    /// User and group; `None` leaves the caller's.
+    pub owner: Option<(u32, u32)>,
+}
+
 /// A block device or a disk image that is read and written by byte offset.
 pub trait Disk {
     /// Fills `buffer` from `offset`.
@@ -280,6 +297,8 @@ pub trait Watchdog {
     /// Makes closing it stop it ("magic close"). A driver with `nowayout` takes no notice.
     fn disarm(&self) -> Result<()>;
 }
+/// Writes the standard input of a program.
+pub type Feed<'a> = dyn FnMut(&mut dyn std::io::Write) -> std::io::Result<()> + 'a;
 
 /// What the runtime asks of the machine.
 pub trait Sys {
@@ -319,6 +338,10 @@ pub trait Sys {
     fn remove_tree(&self, path: &str) -> Result<()>;
     /// Copies a file while hashing it; returns the SHA-256 digest of what was read.
     fn copy_hashed(&self, from: &str, to: &str) -> Result<ksos_formats::Digest>;
+    /// Reads a regular file of at most `limit` bytes below `tree`, following no link.
+    fn read_below(&self, tree: &str, path: &str, limit: u64) -> Result<Vec<u8>>;
+    /// Places a file, and directories on the way to it, following no link; replaces as [`Sys::replace`] does.
+    fn place(&self, file: &PlacedFile<'_>) -> Result<()>;
     /// Removes everything on the file system that `/` is on, when that is an initramfs.
     fn delete_initramfs(&self) -> Result<()>;
 
@@ -345,6 +368,8 @@ pub trait Sys {
     fn switch_root(&self, path: &str) -> Result<()>;
     /// Flushes all file systems.
     fn sync(&self);
+    /// Inodes of the file system of `path`, and how many of them are free (statvfs(3)); 0 where it has no fixed number.
+    fn inodes(&self, path: &str) -> Result<(u64, u64)>;
 
     // Block devices.
 
@@ -379,6 +404,12 @@ pub trait Sys {
     fn wall_clock(&self) -> u64;
     /// Sets the wall clock to `seconds` since 1970.
     fn set_wall_clock(&self, seconds: u64) -> Result<()>;
+    /// Wall-clock nanoseconds since 1970.
+    fn wall_clock_ns(&self) -> i128;
+    /// Moves the wall clock by `offset_ns` at once.
+    fn step_clock(&self, offset_ns: i128) -> Result<()>;
+    /// Lets the wall clock make up `offset_us` little by little, and tells the kernel that it is right within `error_us`.
+    fn slew_clock(&self, offset_us: i64, error_us: i64) -> Result<()>;
     /// Fills `bytes` with randomness.
     fn random(&self, bytes: &mut [u8]) -> Result<()>;
     /// Makes Ctrl-Alt-Del a SIGINT to PID 1.
@@ -397,6 +428,11 @@ pub trait Sys {
     /// Runs a program to its end; returns how it ended and the end of its output. Other children are kept for
     /// [`Sys::reap`].
     fn run(&self, arguments: &[&str]) -> Result<(Exit, String)>;
+    /// Like [`Sys::run`], with what `feed` writes as the program's standard input. A program that ends before it has
+    /// read everything is no failure of this call: its exit status says what happened.
+    fn run_fed(&self, arguments: &[&str], feed: &mut Feed<'_>) -> Result<(Exit, String)>;
+    /// Opens a file for reading from its start to its end, however large it is.
+    fn open_read(&self, path: &str) -> Result<Box<dyn std::io::Read>>;
     /// Takes one ended child, if there is one.
     fn reap(&self) -> Option<(Pid, Exit)>;
     /// Signals a process.

@@ -15,7 +15,7 @@ use std::process::{Command as Process, Stdio};
 
 use rustix::process::{Resource, Rlimit};
 
-use super::{Command, Error, Exit, Limits, Pid, Result, Streams};
+use super::{Command, Error, Exit, Feed, Limits, Pid, Result, Streams};
 
 /// How much of the end of a program's output [`run`] keeps, in bytes.
 const OUTPUT_LIMIT: usize = 64 << 10;
@@ -145,6 +145,43 @@ fn run_to_end(name: &str, arguments: &[&str]) -> io::Result<(Exit, String)> {
     Ok((exit_of(status), String::from_utf8_lossy(&output?).trim().to_owned()))
 }
 
+/// Runs a program to its end while `feed` writes its standard input.
+pub(super) fn run_fed(arguments: &[&str], feed: &mut Feed<'_>) -> Result<(Exit, String)> {
+    let name = arguments.first().copied().unwrap_or("");
+    feed_to_end(name, arguments.get(1..).unwrap_or(&[]), feed).map_err(|source| Error::new("run", name, source))
+}
+
+fn feed_to_end(name: &str, arguments: &[&str], feed: &mut Feed<'_>) -> io::Result<(Exit, String)> {
+    // Output goes to memory, not to a pipe: nobody reads while the input is written, and a full pipe would stop both.
+    let output = rustix::fs::memfd_create(c"output", rustix::fs::MemfdFlags::CLOEXEC)?;
+    let mut process = Process::new(name);
+    process.args(arguments).env_clear().env("PATH", PATH).stdin(Stdio::piped());
+    process.stdout(output.try_clone()?).stderr(output.try_clone()?);
+    // SAFETY: see `unblock_signals`; it only makes one system call on a value of its own.
+    unsafe {
+        process.pre_exec(|| {
+            unblock_signals();
+            Ok(())
+        });
+    }
+    let mut child = process.spawn()?;
+    let mut input = child.stdin.take().ok_or_else(|| io::Error::other("the program has no standard input"))?;
+    let fed = feed(&mut input);
+    drop(input);
+    if fed.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::BrokenPipe) {
+        // What it got is not whole, whatever it makes of it.
+        let _ = child.kill();
+    }
+    let status = child.wait()?;
+    match fed {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut output = File::from(output);
+    io::Seek::rewind(&mut output)?;
+    Ok((exit_of(status), String::from_utf8_lossy(&last_of(&mut output)?).trim().to_owned()))
+}
+
 /// Reads to the end and returns the last [`OUTPUT_LIMIT`] bytes or a little more, whatever the length.
 fn last_of(source: &mut impl io::Read) -> io::Result<Vec<u8>> {
     let (mut kept, mut buffer) = (Vec::new(), vec![0; 4096]);
@@ -207,6 +244,27 @@ mod tests {
         assert_eq!(exit, Exit::Signal(9));
         let error = run(&["/nonexistent/tool"]).expect_err("no such program");
         assert_eq!(error.to_string(), "run /nonexistent/tool: No such file or directory (os error 2)");
+    }
+
+    #[test]
+    fn run_fed_feeds_and_returns_the_output() {
+        let feed = |text: &'static str| {
+            move |input: &mut dyn io::Write| {
+                for _ in 0..20_000 {
+                    input.write_all(text.as_bytes())?;
+                }
+                Ok(())
+            }
+        };
+        // Much more than a pipe holds, in both directions.
+        let (exit, text) = run_fed(&["/bin/cat"], &mut feed("0123456789\n")).expect("cat runs");
+        assert!(exit.success() && text.ends_with("0123456789"), "{}", text.len());
+        let (exit, text) =
+            run_fed(&["/bin/sh", "-c", "echo no >&2; exit 4"], &mut feed("0123456789\n")).expect("sh runs");
+        assert_eq!((exit, text.as_str()), (Exit::Code(4), "no"));
+        let mut failing = |_: &mut dyn io::Write| Err(io::Error::other("unreadable"));
+        let error = run_fed(&["/bin/cat"], &mut failing).expect_err("the input is not whole");
+        assert_eq!(error.to_string(), "run /bin/cat: unreadable");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use ureq::{Agent, Body, Proxy};
 
 use super::failure::Failure;
 use super::options::NetOptions;
-use super::url::Url;
+use super::url::{Origin, Url};
 use super::{forward, proxy};
 
 /// Redirects that one GET follows.
@@ -38,6 +38,8 @@ pub(super) struct Response {
     pub(super) headers: HeaderMap,
     /// The body, yet to be read.
     pub(super) body: Body,
+    /// Who answered, after redirects.
+    pub(super) origin: Origin,
 }
 
 impl Response {
@@ -62,7 +64,7 @@ impl Client {
     pub(super) fn get(&self, url: &Url, headers: &[(header::HeaderName, String)]) -> Result<Response, Failure> {
         let mut url = url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.hop(&url, headers)?;
+            let response = self.hop(&url, headers, None)?;
             if !matches!(response.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }
@@ -72,9 +74,25 @@ impl Client {
         Err(Failure::Redirects(MAX_REDIRECTS))
     }
 
-    fn hop(&self, url: &Url, headers: &[(header::HeaderName, String)]) -> Result<Response, Failure> {
+    /// Sends a form by POST. A redirect is an answer like any other.
+    pub(super) fn post(
+        &self,
+        url: &Url,
+        headers: &[(header::HeaderName, String)],
+        form: &str,
+    ) -> Result<Response, Failure> {
+        self.hop(url, headers, Some(form))
+    }
+
+    fn hop(
+        &self,
+        url: &Url,
+        headers: &[(header::HeaderName, String)],
+        form: Option<&str>,
+    ) -> Result<Response, Failure> {
         let route = self.route(url)?;
-        let mut request = Request::get(url.uri().clone()).header(header::ACCEPT_ENCODING, "identity");
+        let builder = if form.is_some() { Request::post } else { Request::get };
+        let mut request = builder(url.uri().clone()).header(header::ACCEPT_ENCODING, "identity");
         for (name, value) in headers {
             request = request.header(name, value);
         }
@@ -84,11 +102,17 @@ impl Client {
         if let Some(value) = route.proxy_authorization {
             request = request.header(header::PROXY_AUTHORIZATION, value);
         }
-        let request = request.body(()).map_err(|error| Failure::BadUrl(error.to_string()))?;
-        let response = route.agent.run(request);
+        let bad = |error: ureq::http::Error| Failure::BadUrl(error.to_string());
+        let response = match form {
+            None => route.agent.run(request.body(()).map_err(bad)?),
+            Some(form) => {
+                let request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+                route.agent.run(request.body(form).map_err(bad)?)
+            }
+        };
         let response = response.map_err(|error| Failure::before_answer(error, self.options.stall_timeout))?;
         let (parts, body) = response.into_parts();
-        Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body })
+        Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body, origin: url.origin() })
     }
 
     /// Returns the agent for a URL: direct, or that of its proxy.

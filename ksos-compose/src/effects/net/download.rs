@@ -17,7 +17,7 @@ use super::failure::Failure;
 use super::options::NetOptions;
 use super::partial::{Partial, Validators};
 use super::url::{Origin, Url, redact};
-use super::{Fetch, FetchError, Request, retry};
+use super::{Document, Fetch, FetchError, Manner, Request, retry};
 use crate::cache::{Blob, Cache};
 use crate::effects::clock;
 use crate::effects::progress::{Progress, Task};
@@ -55,11 +55,25 @@ impl Fetch for Downloader {
     }
 
     fn blob_unless(&self, request: &Request<'_>, cancel: &AtomicBool) -> Result<Blob, FetchError> {
+        self.blob_as(request, Manner::default(), cancel)
+    }
+
+    fn document(&self, request: &Request<'_>) -> Result<Vec<u8>, FetchError> {
+        Ok(self.document_as(request, Manner::default())?.bytes)
+    }
+}
+
+impl Downloader {
+    /// Like [`Fetch::blob_unless`], asked for in this manner.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub fn blob_as(&self, request: &Request<'_>, manner: Manner<'_>, cancel: &AtomicBool) -> Result<Blob, FetchError> {
         let cached = || request.digest.and_then(|digest| self.cache.blob(&digest, request.size));
         if let Some(blob) = cached() {
             return Ok(blob);
         }
-        let mut transfer = Transfer::start(self, request, cancel)?;
+        let mut transfer = Transfer::start(self, request, manner, cancel)?;
         let name = request.digest.map_or_else(|| url_key(request), |digest| digest.hex());
         let mut partial = Partial::open(&self.cache.bucket("partial"), &name, |first| {
             if first {
@@ -85,12 +99,16 @@ impl Fetch for Downloader {
         Ok(blob)
     }
 
-    fn document(&self, request: &Request<'_>) -> Result<Vec<u8>, FetchError> {
+    /// Like [`Fetch::document`], asked for in this manner, with what the server called it.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub fn document_as(&self, request: &Request<'_>, manner: Manner<'_>) -> Result<Document, FetchError> {
         let cancel = AtomicBool::new(false);
-        let mut transfer = Transfer::start(self, request, &cancel)?;
-        let bytes = transfer.rounds(Transfer::attempt_document)?;
+        let mut transfer = Transfer::start(self, request, manner, &cancel)?;
+        let document = transfer.rounds(Transfer::attempt_document)?;
         transfer.task.finish();
-        Ok(bytes)
+        Ok(document)
     }
 }
 
@@ -104,6 +122,7 @@ fn url_key(request: &Request<'_>) -> String {
 struct Transfer<'a> {
     downloader: &'a Downloader,
     request: &'a Request<'a>,
+    manner: Manner<'a>,
     cancel: &'a AtomicBool,
     task: Box<dyn Task>,
     /// Did the last body continue an earlier one?
@@ -124,12 +143,17 @@ impl Candidate<'_> {
 }
 
 impl<'a> Transfer<'a> {
-    fn start(downloader: &'a Downloader, request: &'a Request<'a>, cancel: &'a AtomicBool) -> Result<Self, FetchError> {
+    fn start(
+        downloader: &'a Downloader,
+        request: &'a Request<'a>,
+        manner: Manner<'a>,
+        cancel: &'a AtomicBool,
+    ) -> Result<Self, FetchError> {
         if downloader.options().offline {
             return Err(FetchError::Offline { name: request.name.to_owned() });
         }
         let task = downloader.progress.start(request.name, request.size);
-        Ok(Transfer { downloader, request, cancel, task, resumed: false })
+        Ok(Transfer { downloader, request, manner, cancel, task, resumed: false })
     }
 
     /// Tries every URL, again and again while failures look temporary.
@@ -247,7 +271,7 @@ impl<'a> Transfer<'a> {
     /// Sends the request and brings `partial` to where the body starts: `from`, or zero.
     fn open(&self, url: &Url, partial: &mut Partial, from: u64) -> Result<Response, Failure> {
         if from > 0 {
-            let response = self.downloader.client.get(url, &range_headers(url, partial, from))?;
+            let response = self.get(url, range_headers(url, partial, from))?;
             match response.status {
                 206 if self.continues(&response, from) => return Ok(response),
                 // The range is not there, or not the one asked for: start again at zero.
@@ -260,7 +284,7 @@ impl<'a> Transfer<'a> {
             }
         }
         partial.reset()?;
-        let response = self.check_status(self.downloader.client.get(url, &[])?)?;
+        let response = self.check_status(self.get(url, Vec::new())?)?;
         Ok(response)
     }
 
@@ -350,8 +374,39 @@ impl<'a> Transfer<'a> {
         Err(failure)
     }
 
-    fn attempt_document(&mut self, url: &Url) -> Result<Vec<u8>, Failure> {
-        let response = self.check_status(self.downloader.client.get(url, &[])?)?;
+    /// Sends a GET in the manner of this transfer. Credentials that are refused are renewed once.
+    fn get(&self, url: &Url, mut headers: Vec<(header::HeaderName, String)>) -> Result<Response, Failure> {
+        let client = &self.downloader.client;
+        headers.extend(self.manner.accept.map(|accept| (header::ACCEPT, accept.to_owned())));
+        if let Some(form) = self.manner.form {
+            return client.post(url, &headers, form);
+        }
+        let Some(authorize) = self.manner.authorize else { return client.get(url, &headers) };
+        let mut used = authorize.authorization();
+        let mut tries = 0;
+        loop {
+            let response = match &used {
+                Some(value) => client.get(&url.with_authorization(value), &headers)?,
+                None => client.get(url, &headers)?,
+            };
+            // What another host asks for after a redirect is no business of this one's credentials.
+            if response.status != 401 || tries == 2 || response.origin != url.origin() {
+                return Ok(response);
+            }
+            let values = response.headers.get_all(header::WWW_AUTHENTICATE);
+            let challenges: Vec<String> =
+                values.iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
+            match authorize.answer(&challenges, used.as_deref())? {
+                Some(value) => used = Some(value),
+                None => return Ok(response),
+            }
+            tries += 1;
+        }
+    }
+
+    fn attempt_document(&mut self, url: &Url) -> Result<Document, Failure> {
+        let response = self.check_status(self.get(url, Vec::new())?)?;
+        let media_type = media_type(&response);
         let html = is_html(&response);
         let total = self.expected_total(&response, 0)?;
         self.show(total, 0);
@@ -369,7 +424,7 @@ impl<'a> Transfer<'a> {
             }
             self.task.position(bytes.len() as u64);
         }
-        self.check_document(bytes, limit, html)
+        Ok(Document { bytes: self.check_document(bytes, limit, html)?, media_type })
     }
 
     fn check_document(&self, bytes: Vec<u8>, limit: u64, html: bool) -> Result<Vec<u8>, Failure> {
@@ -474,9 +529,14 @@ fn content_range(response: &Response) -> Option<(u64, Option<u64>)> {
     (first <= last && total.is_none_or(|total| last < total)).then_some((first, total))
 }
 
+/// Returns `Content-Type` without parameters, in lower case.
+fn media_type(response: &Response) -> String {
+    let value = response.header(header::CONTENT_TYPE).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
 fn is_html(response: &Response) -> bool {
-    let kind = response.header(header::CONTENT_TYPE).unwrap_or_default().trim_start().to_ascii_lowercase();
-    kind.starts_with("text/html")
+    media_type(response) == "text/html"
 }
 
 fn wants_html(request: &Request<'_>) -> bool {

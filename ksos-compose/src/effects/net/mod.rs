@@ -1,12 +1,14 @@
 //! Downloads: the interface that sources use, and the HTTP downloader behind it.
 //!
 //! - [`Fetch`] is what sources code against; [`Downloader`] is the implementation; [`fetch_all`] runs many at once.
+//! - [`Authorize`] answers for credentials, for sources whose servers ask for them.
 //! - `client` sends one GET (proxy, redirects, credentials), `partial` keeps interrupted downloads, `failure` says why
 //!   an attempt failed and whether another can help, `retry` how long to wait before it.
 //!
 //! A body is hashed while it comes, may never exceed its limit, and becomes a blob only when its size and digest are
 //! right. Locks: the cache's shared lock, then one partial at a time.
 
+mod authorize;
 mod batch;
 mod client;
 mod download;
@@ -17,7 +19,7 @@ mod partial;
 mod proxy;
 mod retry;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod url;
 
 use std::path::PathBuf;
@@ -25,11 +27,12 @@ use std::sync::atomic::AtomicBool;
 
 use ksos_formats::Digest;
 
+pub use self::authorize::{Authorize, Document, Manner};
 pub use self::batch::{FetchErrors, fetch_all};
 pub use self::download::Downloader;
 pub use self::options::NetOptions;
 pub use self::proxy::ProxyVariables;
-pub use self::url::{last_segment, redact};
+pub use self::url::{basic_authorization, last_segment, redact};
 use crate::cache::{Blob, CacheError};
 
 /// One thing to download.
@@ -71,6 +74,16 @@ pub enum FetchError {
         name: String,
         /// The URLs, without credentials.
         urls: Vec<String>,
+    },
+    /// The server refuses access.
+    #[error("cannot fetch {name}: {place} refuses access: {reason}")]
+    Denied {
+        /// [`Request::name`].
+        name: String,
+        /// The server, without credentials.
+        place: String,
+        /// What it was told and what it answered.
+        reason: String,
     },
     /// Given up because something else failed; what came so far is kept.
     #[error("the download of {name} was given up")]

@@ -60,6 +60,11 @@ impl Url {
         self.authorization.as_deref()
     }
 
+    /// Returns the URL with this value for `Authorization` in place of its own.
+    pub(super) fn with_authorization(&self, value: &str) -> Self {
+        Url { uri: self.uri.clone(), authorization: Some(value.to_owned()) }
+    }
+
     /// Returns the origin.
     pub(super) fn origin(&self) -> Origin {
         let secure = self.uri.scheme() == Some(&Scheme::HTTPS);
@@ -126,6 +131,11 @@ pub fn last_segment(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let end = rest.find(['?', '#']).unwrap_or(rest.len());
     rest[..end].split_once('/').map_or("", |(_, path)| path.rsplit('/').next().unwrap_or_default())
+}
+
+/// Returns the value of `Authorization` with this name and password (RFC 7617).
+pub fn basic_authorization(user: &str, password: &str) -> String {
+    format!("Basic {}", base64(format!("{user}:{password}").as_bytes()))
 }
 
 /// Returns the `Basic` credentials (RFC 7617) for a percent-encoded `user:password`.

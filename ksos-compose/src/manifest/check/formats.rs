@@ -6,6 +6,7 @@ use ksos_formats::Digest;
 
 use super::super::types::{Duration, Glob, ImagePath, Mode, ModulePattern, RequiredOption, Size, ValueError};
 use super::suggest;
+use crate::oci::reference::{Reference, parse_digest};
 
 /// A text that does not have its format.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +50,7 @@ pub(in super::super) fn check(format: &str, text: &str) -> Result<(), Wrong> {
         Some("url-template") => template(text).and_then(|plain| url(&plain)),
         Some("install-from") => template(text).and_then(|plain| install_from(&plain)),
         Some("image-reference") => image_reference(text),
+        Some("image-digest") => require(parse_digest(text).is_ok(), "sha256: and 64 lower-case hexadecimal digits"),
         Some("kernel-parameter") => kernel_parameter(text),
         Some("semver") => semver(text),
         Some(name) => word(name, text),
@@ -125,6 +127,10 @@ fn word(name: &str, text: &str) -> Result<(), Wrong> {
         "suite" => {
             require(alphanumeric(first) && all(b"._/-", &alphanumeric) && no_dots(), "a name: \"trixie-updates\"")
         }
+        "profile-name" => require(
+            (alphanumeric(first) || first == b'/') && all(b"./_-", &alphanumeric),
+            "the name of an AppArmor profile: \"kubesolo\"",
+        ),
         "version" => require(
             alphanumeric(first) && all(b".+~_-", &alphanumeric) && !text.contains(".."),
             "a version of letters, digits, `.`, `+`, `~`, `_` and `-`",
@@ -268,44 +274,14 @@ fn install_from(text: &str) -> Result<(), Wrong> {
     require(valid, "a relative path in the archive without `.` or `..`: \"bin/tool\"")
 }
 
-/// The reference grammar of OCI Distribution ("Pulling manifests": name and tag) with a registry host before it.
+/// The reference grammar of OCI Distribution ("Pulling manifests": name and tag) with a registry host before it. Which
+/// image it is must be said: `latest` is not assumed.
 fn image_reference(text: &str) -> Result<(), Wrong> {
     let error = || Wrong::from("an image reference with a tag: \"docker.io/library/hello:1\"");
-    let (rest, digest) = text.split_once('@').map_or((text, None), |(rest, digest)| (rest, Some(digest)));
-    if let Some(digest) = digest {
-        let hex = digest.strip_prefix("sha256:").ok_or_else(error)?;
-        hex.parse::<Digest>().map_err(|_| error())?;
-    }
-    let slash = rest.rfind('/').map_or(0, |slash| slash + 1);
-    let (name, tag) = match rest[slash..].find(':') {
-        Some(colon) => (&rest[..slash + colon], Some(&rest[slash + colon + 1..])),
-        None => (rest, None),
-    };
-    let valid_tag = |tag: &str| {
-        let first = tag.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        first && tag.len() <= 128 && tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte))
-    };
-    let (host, path) = match name.split_once('/') {
-        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => (Some(host), path),
-        _ => (None, name),
-    };
-    let valid_host = host.is_none_or(|host| url(&format!("https://{host}")).is_ok());
-    let valid_path = path.split('/').all(path_component) && name.len() <= 255;
-    let tagged = tag.map_or(digest.is_some(), valid_tag);
-    require(valid_host && valid_path && tagged, &error().expected).map_err(|wrong| Wrong {
-        hint: (tag.is_none() && digest.is_none() && valid_path).then(|| format!("did you mean \"{text}:latest\"?")),
-        ..wrong
-    })
-}
-
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
-fn path_component(part: &str) -> bool {
-    let lower = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = part.as_bytes();
-    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else { return false };
-    let valid = bytes.iter().all(|byte| lower(*byte) || b"._-".contains(byte));
-    let mixed = ["..", "._", "_.", "___", "-.", ".-", "-_", "_-"].iter().any(|pair| part.contains(pair));
-    lower(*first) && lower(*last) && valid && !mixed
+    let parsed = text.parse::<Reference>().map_err(|_| error())?;
+    let hint = || Some(format!("did you mean \"{text}:latest\"?"));
+    let stated = parsed.tag.is_some() || parsed.digest.is_some();
+    if stated { Ok(()) } else { Err(Wrong { hint: hint(), ..error() }) }
 }
 
 /// Linux `lib/cmdline.c`, `next_arg`: a parameter ends at white space outside double quotes.

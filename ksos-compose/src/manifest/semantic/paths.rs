@@ -41,7 +41,14 @@ enum Expected {
 /// Every stated path on the build host exists and is what it should be.
 pub(super) fn check_host_paths(context: &mut Context<'_>, uses: &[HostPathUse], files: &dyn Files) {
     for path in uses {
-        let replaced = matches!(&path.keys[..], [group, name, ..] if group == "components" && files.is_replaced(name));
+        let replaced = match &path.keys[..] {
+            [group, name, ..] if group == "components" => files.is_replaced(name),
+            [group, name, ..] if group == "container-images" => {
+                let by_name = || files.is_replaced(name) && context.tree.at(&["components", name]).is_none();
+                files.is_replaced(&format!("{group}.{name}")) || by_name()
+            }
+            _ => false,
+        };
         if replaced || context.diagnostics.has_error_at(path.span) {
             continue;
         }
@@ -79,7 +86,7 @@ fn expected(context: &Context<'_>, keys: &[String]) -> Expected {
             let source = context.tree.at(&["components", name, "source"]).and_then(|node| node.text());
             if source == Some("cargo") { Expected::Workspace } else { Expected::Any }
         }
-        ["overlays", _, "source"] => Expected::Directory,
+        ["overlays", _, "source"] | ["container-images", _, "layout"] => Expected::Directory,
         _ => Expected::File,
     }
 }

@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ksos_formats::runtime::INTERNAL_SERVICES;
+
 use super::super::diagnostic::{Code, Span};
 use super::super::node::{Entry, Node};
 use super::super::types::Duration;
 use super::Context;
+use crate::oci::reference::{Reference, parse_digest};
 
 pub(super) fn check(context: &mut Context<'_>) {
     let tree = context.tree;
@@ -15,8 +18,18 @@ pub(super) fn check(context: &mut Context<'_>) {
         check_executables(context, &path, node);
         check_restart(context, &path, node);
         context.repeated(node.get("after"), &format!("{path}.after"));
-        for (other, span) in node.get("after").into_iter().flat_map(Node::texts) {
+        let after = node.get("after").into_iter().flat_map(Node::texts);
+        for (other, span) in after.filter(|(other, _)| !INTERNAL_SERVICES.contains(other)) {
             context.reference("services", other, span);
+        }
+        if INTERNAL_SERVICES.contains(&name.as_str()) {
+            let message = format!("`{name}` is a service of the runtime's own");
+            context.error(Code::Conflict, entry.key, message, "expected another name");
+        }
+    }
+    for role in ["engine", "kubernetes"] {
+        if let Some((name, node)) = tree.at(&["node", role, "service"]).and_then(|node| Some((node.text()?, node))) {
+            context.reference("services", name, node.span);
         }
     }
     check_cycles(context);
@@ -119,44 +132,78 @@ fn find_cycle(
     found
 }
 
-/// Container images: one source each, and one image for a reference.
+/// Container images: at most one source each, and one image for a reference.
 pub(super) fn check_container_images(context: &mut Context<'_>) {
     let tree = context.tree;
     let mut references = BTreeMap::new();
     for (name, entry) in tree.entries("container-images") {
         let node = &entry.node;
-        check_content(context, name, entry);
+        check_content(context, name, node);
+        check_digest(context, name, node);
         if let Some((component, text)) = node.get("component").and_then(|node| Some((node, node.text()?))) {
             context.reference("components", text, component.span);
         }
         let Some((place, text)) = node.get("reference").and_then(|node| Some((node, node.text()?))) else { continue };
-        if let Some(first) = references.insert(text, place.span) {
+        let Ok(parsed) = text.parse::<Reference>() else { continue };
+        // Another digest of the same name and tag would be imported under the same name.
+        let name = Reference { digest: parsed.digest.filter(|_| parsed.tag.is_none()), ..parsed };
+        if let Some(first) = references.insert(name.to_string(), place.span) {
             let message = format!("two container images are \"{text}\"");
             context.clash(Code::Duplicate, place.span, message, "second image", (first, "first image"));
         }
     }
 }
 
-fn check_content(context: &mut Context<'_>, name: &str, entry: &Entry) {
-    let node = &entry.node;
-    match (node.get("archive"), node.get("component")) {
-        (Some(archive), Some(component)) => {
-            let message = format!("`container-images.{name}` has both `archive` and `component`");
-            let label = "expected one of them";
-            context.clash(Code::Conflict, component.span, message, label, (archive.span, "archive"));
+/// Keys that say where an image comes from; without any, it is pulled.
+const SOURCES: [&str; 3] = ["archive", "layout", "component"];
+
+fn check_content(context: &mut Context<'_>, name: &str, node: &Node) {
+    let mut stated = SOURCES.iter().filter_map(|key| Some((*key, node.get(key)?)));
+    let Some((source, first)) = stated.next() else {
+        // `component` alone makes these mean something.
+        return refuse(
+            context,
+            name,
+            node,
+            &["entrypoint", "command", "environment", "files"],
+            "the image that is pulled",
+        );
+    };
+    for (key, second) in stated {
+        let message = format!("`container-images.{name}` has both `{source}` and `{key}`");
+        let label = "expected one of them";
+        context.clash(Code::Conflict, second.span, message, label, (first.span, source));
+    }
+    match source {
+        "component" => refuse(context, name, node, &["plain-http", "digest"], "an image that is pulled or given"),
+        _ => {
+            refuse(context, name, node, &["entrypoint", "command", "environment", "files"], &format!("the {source}"));
+            refuse(context, name, node, &["plain-http"], "an image that is pulled");
         }
-        (None, None) if node.table().is_some() => {
-            let message = format!("`container-images.{name}` has no content");
-            context.error(Code::Conflict, entry.key, message, "expected `archive` or `component`");
-        }
-        (Some(archive), None) => {
-            for key in ["entrypoint", "command", "environment", "files"] {
-                let Some(extra) = node.get(key) else { continue };
-                let message = format!("`container-images.{name}.{key}` is part of the archive");
-                let label = "expected only with `component`";
-                context.clash(Code::Conflict, extra.span, message, label, (archive.span, "archive"));
-            }
-        }
-        _ => {}
+    }
+}
+
+/// Reports keys that belong to another kind of image.
+fn refuse(context: &mut Context<'_>, name: &str, node: &Node, keys: &[&str], whose: &str) {
+    for key in keys {
+        let Some(extra) = node.get(key) else { continue };
+        let message = format!("`container-images.{name}.{key}` is part of {whose}");
+        let only = match *key {
+            "plain-http" => "expected only without `archive`, `layout` and `component`",
+            "digest" => "expected only without `component`",
+            _ => "expected only with `component`",
+        };
+        context.error(Code::Conflict, extra.span, message, only);
+    }
+}
+
+/// A digest may stand in the reference or beside it, not two different ones.
+fn check_digest(context: &mut Context<'_>, name: &str, node: &Node) {
+    let text = |key: &str| node.get(key).and_then(|node| Some((node.span, node.text()?)));
+    let (Some((place, reference)), Some((span, digest))) = (text("reference"), text("digest")) else { return };
+    let Some(inside) = reference.parse::<Reference>().ok().and_then(|reference| reference.digest) else { return };
+    if parse_digest(digest).is_ok_and(|digest| digest != inside) {
+        let message = format!("`container-images.{name}` has two digests");
+        context.clash(Code::Conflict, span, message, "expected the same one", (place, "another digest"));
     }
 }

@@ -174,6 +174,7 @@ fn patterns_accept_what_the_checks_accept() {
         "_x",
         "ksos-runtime",
         "a:b",
+        "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
         "1TiB",
         "12",
         "0",

@@ -90,6 +90,14 @@ fn alternatives_replace_each_other() {
     let back = "extends = \"main2.toml\"\n[container-images.i]\ncomponent = \"loader\"\n";
     let manifest = loaded(&[("main.toml", back), ("main2.toml", main), ("b.toml", middle)]).manifest;
     assert!(matches!(&manifest.container_images["i"].content, ImageContent::Built(built) if built.files.is_empty()));
+    // The digest belongs to the reference that was stated with it.
+    let digest = "digest = \"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\"\n";
+    let pinned = format!("extends = \"base.toml\"\n[container-images.i]\nreference = \"a:1\"\n{digest}");
+    for (change, kept) in [("plain-http = true\n", true), ("reference = \"a:2\"\n", false)] {
+        let main = format!("extends = \"b.toml\"\n[container-images.i]\n{change}");
+        let manifest = loaded(&[("main.toml", &main), ("b.toml", &pinned)]).manifest;
+        assert_eq!(manifest.container_images["i"].digest.is_some(), kept, "{change}");
+    }
 }
 
 #[test]

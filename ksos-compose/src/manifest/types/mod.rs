@@ -3,6 +3,7 @@
 
 pub mod component;
 pub mod service;
+pub mod settings;
 pub mod system;
 mod texts;
 pub mod values;
@@ -17,7 +18,8 @@ pub use component::{
     AptRepository, AptSource, ArchiveFormat, CargoSource, Component, Destination, FileSource, HttpSource, Install,
     Source, Unpack,
 };
-pub use service::{BuiltImage, ContainerImage, ImageContent, Limits, Service};
+pub use service::{BuiltImage, ContainerImage, ImageContent, Limits, Service, Workloads};
+pub use settings::{Engine, Kubernetes, NodeSettings};
 pub use system::{
     Boot, BootFile, BootLoader, Compression, Directory, Disk, FileEntry, Kernel, Link, Overlay, Partition,
     PartitionRole, Root, User,
@@ -86,6 +88,12 @@ pub struct Manifest {
     #[serde(default)]
     #[schemars(extend("propertyNames" = { "format": "ksos-name", "pattern": NAME_PATTERN }))]
     pub container_images: BTreeMap<String, ContainerImage>,
+    /// What the runtime does on the node beside running services.
+    #[serde(default)]
+    pub node: NodeSettings,
+    /// What workloads may need that the image does not carry.
+    #[serde(default)]
+    pub workloads: Workloads,
     /// The console.
     #[serde(default)]
     pub console: Console,

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use ksos_formats::Digest;
 use ksos_formats::runtime::{LogTarget, ReadyProbe, RestartPolicy};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::values::{Duration, Glob, HostPath};
 use super::{enabled, texts};
+use crate::oci::reference::{Reference, ReferenceError, parse_digest};
 
 /// A supervised service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -62,6 +64,11 @@ pub struct Service {
     #[serde(default = "log")]
     #[schemars(schema_with = "log_schema")]
     pub log: LogTarget,
+    /// AppArmor profile that confines it; it does not start when the kernel cannot. Files directly in `/etc/apparmor.d`
+    /// are loaded at boot.
+    #[serde(default)]
+    #[schemars(with = "texts::ProfileName")]
+    pub apparmor: Option<String>,
     /// `false` drops an inherited service.
     #[serde(default = "enabled", skip_serializing)]
     pub enabled: bool,
@@ -165,13 +172,19 @@ pub struct Limits {
     pub core: Option<u64>,
 }
 
-/// A container image that the image carries: from an OCI archive, or built from a component.
+/// A container image that the image carries: pulled from its registry, from an archive or a layout, or built from a
+/// component.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "ContainerImageTable")]
 #[schemars(with = "ContainerImageTable")]
 pub struct ContainerImage {
-    /// Reference that it is imported as.
+    /// Reference that it is imported as, as it stands in the manifest.
     pub reference: String,
+    /// The reference, written out.
+    #[serde(skip_serializing)]
+    pub parsed: Reference,
+    /// Digest that it must have: of the index or of the image.
+    pub digest: Option<Digest>,
     /// What is in it.
     pub content: ImageContent,
 }
@@ -179,8 +192,15 @@ pub struct ContainerImage {
 /// What is in a container image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum ImageContent {
-    /// An OCI archive (tar) on the build host.
+    /// What the registry of its reference has.
+    Registry {
+        /// Whether it is spoken to by http; not stated: only a registry on this machine is.
+        plain_http: Option<bool>,
+    },
+    /// An OCI or `docker save` archive on the build host.
     Archive(HostPath),
+    /// An OCI layout directory on the build host.
+    Layout(HostPath),
     /// One layer with files of a component.
     Built(BuiltImage),
 }
@@ -200,19 +220,33 @@ pub struct BuiltImage {
     pub environment: BTreeMap<String, String>,
 }
 
-/// A container image that the image carries: from an OCI archive, or built from a component.
+/// A container image that the image carries: pulled from its registry, from an archive or a layout, or built from a
+/// component.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[schemars(rename = "ContainerImage")]
 struct ContainerImageTable {
-    /// Reference that it is imported as, e.g. `docker.io/library/hello:1`.
+    /// Reference that it is imported as, e.g. `docker.io/library/hello:1`. Without `archive`, `layout` and
+    /// `component`, it is pulled from there.
     #[schemars(with = "texts::ImageReference")]
     reference: String,
-    /// An OCI archive (tar). Either this or `component`.
+    /// Digest that the image, or the index with its architectures, must have: `sha256:...`. Not with `component`.
+    #[serde(default)]
+    #[schemars(with = "texts::ImageDigest")]
+    digest: Option<String>,
+    /// Speak http with the registry. Not stated: only a registry on this machine is spoken to without encryption.
+    #[serde(default)]
+    #[schemars(with = "bool")]
+    plain_http: Option<bool>,
+    /// An archive (tar, tar.gz) that `docker save`, `podman save` or `skopeo copy` wrote.
     #[serde(default)]
     #[schemars(with = "HostPath")]
     archive: Option<HostPath>,
-    /// Component whose files become the image's only layer. Either this or `archive`.
+    /// A directory with an OCI image layout.
+    #[serde(default)]
+    #[schemars(with = "HostPath")]
+    layout: Option<HostPath>,
+    /// Component whose files become the image's only layer.
     #[serde(default)]
     #[schemars(with = "String")]
     component: Option<String>,
@@ -238,17 +272,36 @@ struct ContainerImageTable {
 }
 
 impl TryFrom<ContainerImageTable> for ContainerImage {
-    type Error = &'static str;
+    type Error = String;
 
     fn try_from(table: ContainerImageTable) -> Result<Self, Self::Error> {
-        let ContainerImageTable { reference, archive, component, files, entrypoint, command, environment, .. } = table;
-        let content = match (archive, component) {
-            (Some(archive), None) => ImageContent::Archive(archive),
-            (None, Some(component)) => {
+        let ContainerImageTable { reference, digest, plain_http, archive, layout, component, .. } = table;
+        let ContainerImageTable { files, entrypoint, command, environment, .. } = table;
+        let parsed: Reference = reference.parse().map_err(|error: ReferenceError| error.to_string())?;
+        let digest = digest.map(|text| parse_digest(&text)).transpose()?.or(parsed.digest);
+        let content = match (archive, layout, component) {
+            (None, None, None) => ImageContent::Registry { plain_http },
+            (Some(archive), None, None) => ImageContent::Archive(archive),
+            (None, Some(layout), None) => ImageContent::Layout(layout),
+            (None, None, Some(component)) => {
                 ImageContent::Built(BuiltImage { component, files, entrypoint, command, environment })
             }
-            _ => return Err("exactly one of archive and component is required"),
+            _ => return Err("at most one of archive, layout and component is allowed".to_owned()),
         };
-        Ok(ContainerImage { reference, content })
+        Ok(ContainerImage { reference, parsed: parsed.or_latest(), digest, content })
     }
+}
+
+/// What workloads may need that the image does not carry.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Workloads {
+    /// Kubernetes manifests among the image's files, by path. Without any: every `.yaml`, `.yml` and `.json` file of
+    /// the overlays and `[files]` whose documents have `apiVersion` and `kind`.
+    #[serde(default)]
+    pub manifests: Vec<Glob>,
+    /// Container images that may be pulled on the node: globs over references with registry and tag, e.g.
+    /// `registry.example/team/**`.
+    #[serde(default)]
+    pub allow_pull: Vec<Glob>,
 }

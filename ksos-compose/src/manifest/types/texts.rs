@@ -37,6 +37,7 @@ texts! {
     ArchiveName: "ksos-archive-name", Some("^[A-Za-z0-9][A-Za-z0-9._/-]*$");
     CrateName: "ksos-crate-name", Some("^[A-Za-z0-9_][A-Za-z0-9_-]*$");
     Hostname: "ksos-hostname", Some("^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$");
+    ImageDigest: "ksos-image-digest", Some("^sha256:[0-9a-f]{64}$");
     ImageName: "ksos-image-name", Some("^[a-z0-9][a-z0-9-]*$");
     ImageReference: "ksos-image-reference", None;
     InstallFrom: "ksos-install-from", None;
@@ -44,6 +45,7 @@ texts! {
     Label: "ksos-label", Some("^[A-Za-z0-9_-]+$");
     LinkTarget: "ksos-link-target", None;
     PackageName: "ksos-package", Some("^[a-z0-9][a-z0-9+.-]+$");
+    ProfileName: "ksos-profile-name", Some("^[A-Za-z0-9/][A-Za-z0-9./_-]*$");
     Semver: "ksos-semver", Some(
         "^(0|[1-9][0-9]*)\\.(0|[1-9][0-9]*)\\.(0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?(\\+[0-9A-Za-z.-]+)?$"
     );

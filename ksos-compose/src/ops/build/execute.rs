@@ -7,25 +7,29 @@ use std::path::{Path, PathBuf};
 use ksos_formats::boot::{BootConfig, RootImage, SlotLabels};
 use ksos_formats::layout;
 
+use super::images::image_error;
 use super::resolve::{Project, cargo_build};
-use super::root::{self, Pieces};
+use super::root::{self, CarriedImage, Pieces};
 use super::{initramfs, proof};
 use crate::artifact::{squashfs, verity};
 use crate::cache::{Blob, Cache};
 use crate::effects::clock;
 use crate::effects::fs::{self, Context};
-use crate::effects::net::{Fetch, Request};
+use crate::effects::net::{Fetch, FetchError, Request};
 use crate::graph::{self, Description, Execute, Input, Outputs, Report, Step};
 use crate::kernel;
 use crate::manifest::{self, Manifest, ModulePattern, PartitionRole};
 use crate::oci;
+use crate::oci::document::ImageBlob;
 use crate::ops::{OpError, Session};
-use crate::plan::{Download, Part, Plan, Program, Resolved, Selection, Task, identity};
+use crate::plan::{Download, ImageSource, Part, Plan, Program, Resolved, ResolvedImage, Selection, Task, identity};
 use crate::proof::{Finding, Place};
+use crate::source;
 use crate::source::apt::{self, deb};
 use crate::source::archive::select::{Install, SelectRules, select};
 use crate::source::archive::{self, Limits, Owner, Policy};
 use crate::source::cargo::{self, CargoError};
+use crate::source::oci::ImageError;
 use crate::tree::index::TreeIndex;
 use crate::tree::{Content, Entry, Meta, Node, Tree};
 
@@ -74,6 +78,8 @@ impl Execute for Executor<'_> {
                 Ok([("modules".to_owned(), graph::json_blob(self.cache, &index)?)].into())
             }
             Task::Modules(task) => self.modules(step, task, inputs),
+            Task::FetchImageBlob { name, image, blob } => self.fetch_image_blob(name, image, blob),
+            Task::TakeImage { name, image } => self.take_image(name, image),
             Task::ContainerImage { reference, image, part, .. } => {
                 self.container_image(step, reference, image, part, inputs)
             }
@@ -91,8 +97,11 @@ impl Execute for Executor<'_> {
     }
 
     fn already_there(&self, step: &Step) -> Option<Outputs> {
-        let Some(Task::Fetch(download)) = self.plan.tasks.get(&step.name) else { return None };
-        let blob = self.cache.blob(&download.sha256, download.size)?;
+        let blob = match self.plan.tasks.get(&step.name)? {
+            Task::Fetch(download) => self.cache.blob(&download.sha256, download.size)?,
+            Task::FetchImageBlob { blob, .. } => self.cache.blob(&blob.digest, Some(blob.size))?,
+            _ => return None,
+        };
         Some([("blob".to_owned(), blob)].into())
     }
 
@@ -302,10 +311,36 @@ impl<'a> Executor<'a> {
             // The root file system is compressed as a whole.
             compression: oci::LayerCompression::None,
         };
-        let image = oci::image(self.cache, &tree, &spec)?;
-        let mut writer = self.cache.writer()?;
-        image.write_archive(&mut writer)?;
-        Ok([("archive".to_owned(), writer.commit()?)].into())
+        let oci::Image { manifest, config, layer, .. } = oci::image(self.cache, &tree, &spec)?;
+        let outputs = [("manifest", manifest), ("config", config), ("layer", layer.blob)];
+        Ok(outputs.map(|(name, blob)| (name.to_owned(), blob)).into())
+    }
+
+    fn fetch_image_blob(&self, name: &str, image: &ResolvedImage, blob: &ImageBlob) -> Result<Outputs, OpError> {
+        let plain_http = match &image.source {
+            ImageSource::Registry { plain_http } => *plain_http,
+            ImageSource::Local { .. } => None,
+        };
+        let pull = self.project.pull(name, &image.reference, plain_http);
+        let fetched = pull.blob(blob, blob.digest == image.pinned.manifest.digest, blob.size);
+        let failed = |source: FetchError| image_error(name, source.into());
+        Ok([("blob".to_owned(), fetched.map_err(failed)?)].into())
+    }
+
+    /// Takes an image from an archive or a layout, which must still have the image that the lock has.
+    fn take_image(&self, name: &str, image: &ResolvedImage) -> Result<Outputs, OpError> {
+        let ResolvedImage { pinned, reference, source } = image;
+        let ImageSource::Local { path, stated, .. } = source else { return Ok(Outputs::new()) };
+        let failed = |source| image_error(name, source);
+        let local = source::oci::open(path).map_err(failed)?;
+        let wanted = source::oci::Wanted { name, reference, digest: *stated, arch: self.plan.image.arch };
+        let found = source::oci::resolve(self.cache, local.as_ref(), &wanted).map_err(failed)?;
+        if found.manifest.digest != pinned.manifest.digest {
+            let (expected, actual) = (pinned.manifest.digest, found.manifest.digest);
+            return Err(failed(ImageError::Changed { path: path.clone(), expected, actual }));
+        }
+        let blobs = local.take(self.cache, pinned).map_err(failed)?;
+        Ok(blobs.into_iter().map(|blob| (blob.digest.hex(), blob)).collect())
     }
 
     fn root(
@@ -320,10 +355,15 @@ impl<'a> Executor<'a> {
         for part in parts {
             components.push((part.name.clone(), self.part(step, part, inputs)?));
         }
-        let mut container_images = BTreeMap::new();
-        for name in self.manifest.container_images.keys() {
-            container_images.insert(name.clone(), self.container_archive(step, name, inputs));
-        }
+        let container_images = self.plan.images.iter().map(|image| {
+            let blobs: Vec<Blob> = image.inputs.keys().map(|name| self.blob(step, name, inputs)).collect();
+            CarriedImage {
+                names: image.names.clone(),
+                manifest: self.blob(step, &image.manifest, inputs),
+                media_type: image.media_type.clone(),
+                blobs,
+            }
+        });
         let modules = self.index(&self.blob(step, "kernel modules", inputs))?;
         let index: kernel::ModuleIndex = self.json(&self.blob(step, "module index", inputs))?;
         let overlays = self.manifest.overlays.iter().filter_map(|(name, overlay)| {
@@ -336,7 +376,7 @@ impl<'a> Executor<'a> {
             components,
             modules,
             load: names(&self.manifest.kernel.load, &index),
-            container_images,
+            container_images: container_images.collect(),
             overlays: overlays.collect(),
         };
         let root = root::assemble(pieces)?;
@@ -355,6 +395,8 @@ impl<'a> Executor<'a> {
                 modules: &index,
                 required_options: &self.project.required_options,
                 denied_modules: kernel::denied_modules(),
+                overlays: &self.project.overlays,
+                preloaded: &self.project.preloaded(),
             },
             self.cache,
         )?;
@@ -372,15 +414,6 @@ impl<'a> Executor<'a> {
         }
         for finding in notes.iter().filter(|finding| finding.place == Place::Root) {
             self.session.reporter.note(&finding.to_string());
-        }
-    }
-
-    fn container_archive(&self, step: &Step, name: &str, inputs: &StepOutputs) -> Blob {
-        match self.project.archives.get(name) {
-            Some(Resolved::File { path, digest, size, .. }) => {
-                Blob { path: path.clone(), digest: *digest, size: *size }
-            }
-            _ => self.blob(step, &format!("container-image {name}"), inputs),
         }
     }
 

@@ -10,6 +10,7 @@
 
 pub mod disk;
 mod execute;
+mod images;
 mod initramfs;
 mod local;
 mod proof;

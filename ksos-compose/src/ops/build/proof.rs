@@ -12,8 +12,9 @@ use crate::cache::Cache;
 use crate::effects::fs;
 use crate::kernel::{KernelConfig, KernelFiles, ModuleIndex, Requirement};
 use crate::manifest::{Manifest, ModulePattern};
-use crate::ops::OpError;
-use crate::plan::Plan;
+use crate::ops::{OpError, workloads};
+use crate::plan::{LocalTree, Plan};
+use crate::proof::workloads::{Preloaded, importer};
 use crate::proof::{self, Budgets, FileFacts, Finding, Input, MemoryFactCache, Severity};
 use crate::tree::{Node, Tree};
 
@@ -38,6 +39,10 @@ pub struct Subject<'a> {
     pub required_options: &'a [(String, String)],
     /// Directories of modules that no image may have.
     pub denied_modules: Vec<String>,
+    /// Overlays by name.
+    pub overlays: &'a BTreeMap<String, LocalTree>,
+    /// Container images that are carried.
+    pub preloaded: &'a [Preloaded],
 }
 
 /// Proves root and initramfs; returns the notes.
@@ -69,13 +74,23 @@ pub fn check(subject: &Subject<'_>, cache: &Cache) -> Result<Vec<Finding>, OpErr
         // Sizes are known once everything is compressed: `disk` checks them.
         budgets: unlimited(),
         runtime_paths: &proof::RUNTIME_PATHS.map(str::to_owned),
-        absent: &proof::ABSENT.map(|(pattern, reason)| (pattern.to_owned(), reason.to_owned())),
+        absent: &absent(manifest),
         exempt: &[],
     };
     let facts = load_facts(cache);
-    let findings = proof::prove(&input, &facts)?;
+    let mut findings = proof::prove(&input, &facts)?;
+    findings.extend(importer(root, subject.preloaded.len()));
+    let overlays = subject.overlays.iter().map(|(name, local)| (name.as_str(), &local.tree));
+    findings.extend(workloads::scan(manifest, overlays, subject.preloaded)?);
     save_facts(cache, facts, &[root, initramfs]);
     refuse(findings)
+}
+
+/// Returns what must not be in the image. One in which root can log in has chosen to have an SSH server.
+fn absent(manifest: &Manifest) -> Vec<(String, String)> {
+    let chosen = |reason: &str| reason == proof::SSH_SERVER && manifest.node.root_shell.is_some();
+    let absent = proof::ABSENT.iter().filter(|(_, reason)| !chosen(reason));
+    absent.map(|(pattern, reason)| ((*pattern).to_owned(), (*reason).to_owned())).collect()
 }
 
 /// Returns the notes among `findings`.

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use ksos_formats::Arch;
+use ksos_formats::{Arch, Digest};
 
 use super::local;
 use super::stamp::Watch;
@@ -12,18 +12,18 @@ use crate::cache::stat::StatCache;
 use crate::effects::net::{Downloader, NetOptions, ProxyVariables};
 use crate::effects::{clock, fs};
 use crate::lock::{self, Lock};
-use crate::manifest::{self, Component, ImageContent, Loaded, Manifest, Source};
+use crate::manifest::{self, Component, Loaded, Manifest, Source};
 use crate::ops::{LockMode, OpError, Session, Target};
-use crate::plan::{self, Download, LocalTree, Package, Plan, Program, Resolved, ResolvedComponent};
+use crate::plan::{self, Download, LocalTree, Package, Plan, Program, Resolved, ResolvedComponent, ResolvedImage};
 use crate::source::apt::{self, mirror};
-use crate::source::{cargo, http};
+use crate::source::{cargo, http, oci};
 
 /// The largest keyring or option list read, in bytes.
 const TEXT_LIMIT: u64 = 4 << 20;
 
 /// A manifest whose every input is pinned.
 pub struct Project {
-    loaded: Loaded,
+    pub(super) loaded: Loaded,
     /// The target it was opened from.
     pub target: Target,
     /// The network must not be used.
@@ -34,8 +34,12 @@ pub struct Project {
     pub components: BTreeMap<String, ResolvedComponent>,
     /// Overlay directories.
     pub overlays: BTreeMap<String, LocalTree>,
-    /// Container image archives on this machine.
-    pub archives: BTreeMap<String, Resolved>,
+    /// Container images that are not built here.
+    pub images: BTreeMap<String, ResolvedImage>,
+    /// What container image registries are told.
+    pub registries: oci::Registries,
+    /// Archives and layouts of container images on this machine: where, and their digests.
+    pub(super) local_images: BTreeMap<String, (PathBuf, Digest)>,
     /// Required kernel options: file and text.
     pub required_options: Vec<(String, String)>,
     /// Package archives by name.
@@ -56,7 +60,7 @@ impl Project {
         project.loaded.files.iter().for_each(|file| watch.path(file));
         project.loaded.warnings.iter().for_each(|warning| session.reporter.note(&warning.to_string()));
         let stats = StatCache::open(&session.cache);
-        project.read_local(&stats, watch)?;
+        project.read_local(session, &stats, watch)?;
         project.resolve(session, mode, &stats, watch)?;
         // The next build hashes again what cannot be kept.
         let _ = stats.save();
@@ -83,7 +87,9 @@ impl Project {
             epoch,
             components: BTreeMap::new(),
             overlays: BTreeMap::new(),
-            archives: BTreeMap::new(),
+            images: BTreeMap::new(),
+            registries: oci::Registries::new(|name| session.environment.variable(name).map(str::to_owned)),
+            local_images: BTreeMap::new(),
             required_options: Vec::new(),
             repositories,
             fetch: downloader(session, mode),
@@ -113,24 +119,18 @@ impl Project {
             epoch: self.epoch,
             components: &self.components,
             overlays: &self.overlays,
-            archives: &self.archives,
+            images: &self.images,
             required_options: &self.required_options,
             composer: env!("CARGO_PKG_VERSION"),
         })
     }
 
-    fn read_local(&mut self, stats: &StatCache, watch: &mut Watch) -> Result<(), OpError> {
+    fn read_local(&mut self, session: &Session, stats: &StatCache, watch: &mut Watch) -> Result<(), OpError> {
         for (name, overlay) in &self.loaded.manifest.overlays {
             let tree = local::directory(overlay.source.path(), self.epoch, stats, watch)?;
             self.overlays.insert(name.clone(), tree);
         }
-        for (name, image) in &self.loaded.manifest.container_images {
-            if let ImageContent::Archive(path) = &image.content {
-                let content =
-                    local::content(path.path(), Some(manifest::ArchiveFormat::Raw), self.epoch, stats, watch)?;
-                self.archives.insert(name.clone(), content);
-            }
-        }
+        self.read_local_images(session, stats, watch)?;
         for path in &self.loaded.manifest.kernel.required_options_files {
             watch.path(path.path());
             let text = fs::read_to_string(path.path(), TEXT_LIMIT)?;
@@ -183,10 +183,8 @@ impl Project {
                 }
             }
         }
-        if let Some(name) = self.target.components.keys().find(|name| !manifest.components.contains_key(*name)) {
-            let known = manifest.components.keys().cloned().collect();
-            return Err(OpError::UnknownComponent { name: name.clone(), known });
-        }
+        wanted.extend(self.wanted_images(session)?);
+        self.check_replaced()?;
         self.by_lock(session, mode, &wanted, watch)
     }
 
@@ -236,13 +234,20 @@ impl Project {
             .map(|(name, _)| name)
             .collect();
         let manifest = &self.loaded.manifest;
-        let apt = |name: &&String| matches!(manifest.components[*name].source, Source::Apt(_));
+        let source = |name: &str| manifest.components.get(name).map(|component| &component.source);
+        let apt = |name: &&String| matches!(source(name), Some(Source::Apt(_)));
         let archive = if stale.iter().any(apt) { Some(self.archive(&stale)?) } else { None };
         let universe = archive.as_ref().map(|archive| apt::Universe::new(archive, self.arch().debian()));
         for name in stale {
-            let resolved = match (&manifest.components[name].source, &universe) {
-                (Source::Apt(source), Some(universe)) => resolve_packages(name, source, universe)?,
-                (Source::Http(source), _) => self.resolve_download(session, name, source)?,
+            if let Some(image) = lock::image_name(name) {
+                let resolved = lock::Resolved::Oci(self.resolve_image(session, image)?);
+                let request = manifest.container_image_request_digest(image).expect("the image is in the manifest");
+                new.insert(self.arch(), name, lock::Component { request, resolved });
+                continue;
+            }
+            let resolved = match (source(name), &universe) {
+                (Some(Source::Apt(source)), Some(universe)) => resolve_packages(name, source, universe)?,
+                (Some(Source::Http(source)), _) => self.resolve_download(session, name, source)?,
                 _ => continue,
             };
             let request = manifest.component_request_digest(name).expect("the component is in the manifest");
@@ -255,15 +260,18 @@ impl Project {
     fn archive(&self, stale: &[&String]) -> Result<apt::Archive, OpError> {
         let manifest = &self.loaded.manifest;
         let uses = |repository: &str| {
-            stale.iter().any(|name| match &manifest.components[*name].source {
-                Source::Apt(source) => manifest.repositories(source).iter().any(|(name, _)| *name == repository),
+            stale.iter().any(|name| match manifest.components.get(*name).map(|component| &component.source) {
+                Some(Source::Apt(source)) => manifest.repositories(source).iter().any(|(name, _)| *name == repository),
                 _ => false,
             })
         };
         let used: Vec<_> = self.repositories.values().filter(|repository| uses(&repository.name)).cloned().collect();
         apt::load(&self.fetch, &used, &[self.arch().debian()], clock::now_seconds()).map_err(|source| {
-            let packages = |name: &&&String| matches!(manifest.components[**name].source, Source::Apt(_));
-            let components = stale.iter().filter(packages).map(|name| (*name).clone()).collect();
+            let packages = |name: &&String| {
+                let component = manifest.components.get(*name);
+                component.is_some_and(|component| matches!(component.source, Source::Apt(_)))
+            };
+            let components = stale.iter().copied().filter(packages).cloned().collect();
             OpError::Indexes { components, source: Box::new(source) }
         })
     }
@@ -304,7 +312,14 @@ impl Project {
                 continue;
             }
             let locked = lock.get(self.arch(), name).expect("every wanted component was locked");
-            let content = match (&locked.resolved, &self.loaded.manifest.components[name].source) {
+            if let (Some(image), lock::Resolved::Oci(pinned)) = (lock::image_name(name), &locked.resolved) {
+                self.take_image(image, pinned);
+                continue;
+            }
+            let Some(component) = self.loaded.manifest.components.get(name) else {
+                return Err(OpError::LockKind { component: name.clone() });
+            };
+            let content = match (&locked.resolved, &component.source) {
                 (lock::Resolved::Apt(packages), _) => {
                     let packages = packages.iter().map(|package| self.package(name, package));
                     Resolved::Packages(packages.collect::<Result<_, _>>()?)
@@ -321,7 +336,9 @@ impl Project {
                         package: None,
                     })
                 }
-                (lock::Resolved::Http(_), _) => return Err(OpError::LockKind { component: name.clone() }),
+                (lock::Resolved::Http(_) | lock::Resolved::Oci(_), _) => {
+                    return Err(OpError::LockKind { component: name.clone() });
+                }
             };
             self.components.insert(name.clone(), ResolvedComponent { content });
         }

@@ -6,16 +6,23 @@ use std::sync::Arc;
 
 use ksos_formats::boot::ImageId;
 use ksos_formats::layout;
-use ksos_formats::runtime::{self, ContainerImage, DataConfig, DirectoryConfig, RuntimeConfig, ServiceConfig};
+use ksos_formats::runtime::{
+    self, ContainerImage, DataConfig, DirectoryConfig, EngineConfig, KubernetesConfig, RuntimeConfig, ServiceConfig,
+};
 
 use crate::assemble::{self, AssembleError, certificates, users};
 use crate::cache::Blob;
 use crate::manifest::{Manifest, PartitionRole, Service};
+use crate::oci::document::ImageBlob;
+use crate::oci::layout as oci_layout;
 use crate::source::archive::merge::{Conflict, MergeError, Merger};
 use crate::tree::{Content, Entry, Meta, Node, Tree};
 
 /// Where container images are in the root file system.
 const IMAGES: &str = "usr/lib/ksos/images";
+
+/// What is memory on a node.
+const IN_MEMORY: [&str; 5] = ["run", "tmp", "dev", "proc", "sys"];
 
 /// What the root file system is made of.
 pub struct Pieces<'a> {
@@ -29,10 +36,23 @@ pub struct Pieces<'a> {
     pub modules: Tree,
     /// Names of the modules to load at boot.
     pub load: Vec<String>,
-    /// Container image archives by name.
-    pub container_images: BTreeMap<String, Blob>,
+    /// Container images.
+    pub container_images: Vec<CarriedImage>,
     /// Overlays in order of their names: target directory and tree.
     pub overlays: Vec<(String, String, Tree)>,
+}
+
+/// A container image that the root file system carries.
+#[derive(Debug, Clone)]
+pub struct CarriedImage {
+    /// Names that it is imported as.
+    pub names: Vec<String>,
+    /// Its manifest.
+    pub manifest: Blob,
+    /// Media type of its manifest.
+    pub media_type: String,
+    /// All of its blobs.
+    pub blobs: Vec<Blob>,
 }
 
 /// The root file system before it is written.
@@ -68,14 +88,14 @@ pub fn assemble(pieces: Pieces<'_>) -> Result<Root, RootError> {
         merger.merge(tree, &name)?;
     }
     merger.merge(modules, "kernel modules")?;
-    merger.merge(archives(&container_images, image.epoch)?, "container images")?;
+    merger.merge(layout_tree(&container_images, image)?, "container images")?;
     for (name, to, tree) in overlays {
         merger.merge(below(tree, &to, image.epoch)?, &format!("overlay {name}"))?;
     }
     let merged = merger.finish();
     let mut tree = merged.tree;
     state(&mut tree, manifest, image)?;
-    let config = runtime_config(manifest, image, load, &container_images);
+    let config = runtime_config(manifest, image, load, &container_images, &tree);
     let text = serde_json::to_vec_pretty(&config).expect("the runtime's configuration can be serialised");
     assemble::put_file(&mut tree, layout::RUNTIME_CONFIG, 0o644, &text, image.epoch, "runtime")?;
     assemble::clamp_times(&mut tree, image.epoch);
@@ -93,12 +113,29 @@ fn top_level_links(components: &[(String, Tree)], epoch: u64) -> Tree {
     links
 }
 
-fn archives(images: &BTreeMap<String, Blob>, epoch: u64) -> Result<Tree, AssembleError> {
+/// One OCI layout with all images: a blob that several of them have is there once, with the bytes of its digest.
+fn layout_tree(images: &[CarriedImage], image: &ImageId) -> Result<Tree, AssembleError> {
+    let epoch = image.epoch;
     let mut tree = Tree::new(epoch as i64);
-    for (name, blob) in images {
+    if images.is_empty() {
+        return Ok(tree);
+    }
+    let manifests: Vec<ImageBlob> = images
+        .iter()
+        .map(|image| {
+            let (digest, size) = (image.manifest.digest, image.manifest.size);
+            ImageBlob { media_type: image.media_type.clone(), digest, size }
+        })
+        .collect();
+    let names = images.iter().map(|image| image.names.as_slice());
+    let index = oci_layout::index(image.arch, names.zip(&manifests));
+    let origin = "container-images";
+    assemble::put_file(&mut tree, &format!("{IMAGES}/oci-layout"), 0o644, oci_layout::MARKER, epoch, origin)?;
+    assemble::put_file(&mut tree, &format!("{IMAGES}/index.json"), 0o644, &index, epoch, origin)?;
+    for blob in images.iter().flat_map(|image| &image.blobs) {
         let content = Content::host_file(blob.path.clone(), blob.digest, blob.size);
         let entry = Entry { meta: Meta::root(0o644, epoch as i64), node: Node::File(content) };
-        assemble::put(&mut tree, &format!("{IMAGES}/{name}.tar"), entry, &format!("container-images.{name}"))?;
+        assemble::put(&mut tree, &format!("{IMAGES}/blobs/sha256/{}", blob.digest), entry, origin)?;
     }
     Ok(tree)
 }
@@ -128,6 +165,14 @@ fn state(tree: &mut Tree, manifest: &Manifest, image: &ImageId) -> Result<(), As
     for path in &manifest.root.persist {
         assemble::put_directory(tree, path.relative(), 0o755, epoch, "root.persist")?;
     }
+    // A directory made at boot outside of what is memory then is a mount point in the image.
+    for directory in &manifest.root.directories {
+        let path = directory.path.relative();
+        let below = |top: &&str| path.strip_prefix(*top).is_some_and(|rest| rest.starts_with('/'));
+        if !IN_MEMORY.iter().any(below) {
+            assemble::put_directory(tree, path, directory.mode.0, epoch, "root.directories")?;
+        }
+    }
     for (path, file) in &manifest.files {
         let meta = Meta { uid: file.uid, gid: file.gid, ..Meta::root(file.mode.0, epoch as i64) };
         let entry = Entry { meta, node: Node::File(Content::inline(file.content.as_bytes())) };
@@ -154,7 +199,8 @@ fn accounts(tree: &mut Tree, manifest: &Manifest, epoch: u64) -> Result<(), Asse
             (name.clone(), account)
         })
         .collect();
-    let shell = if manifest.console.shell { "/bin/sh" } else { "/usr/sbin/nologin" };
+    let console = if manifest.console.shell { "/bin/sh" } else { "/usr/sbin/nologin" };
+    let shell = manifest.node.root_shell.as_deref().unwrap_or(console);
     let root = users::User { uid: 0, gid: 0, home: "/root".to_owned(), shell: shell.to_owned() };
     accounts.insert("root".to_owned(), root);
     assemble::put_file(tree, "etc/passwd", 0o644, users::passwd(&accounts).as_bytes(), epoch, "users")?;
@@ -165,7 +211,8 @@ fn runtime_config(
     manifest: &Manifest,
     image: &ImageId,
     load: Vec<String>,
-    container_images: &BTreeMap<String, Blob>,
+    container_images: &[CarriedImage],
+    tree: &Tree,
 ) -> RuntimeConfig {
     let data = manifest.partitions.values().find(|partition| partition.role == PartitionRole::Data);
     RuntimeConfig {
@@ -186,21 +233,42 @@ fn runtime_config(
             .map(|directory| DirectoryConfig { path: directory.path.absolute(), mode: directory.mode.0 })
             .collect(),
         container_images: container_images
-            .keys()
-            .map(|name| ContainerImage {
-                reference: manifest.container_images[name].reference.clone(),
-                archive: format!("/{IMAGES}/{name}.tar"),
-            })
+            .iter()
+            .flat_map(|image| image.names.iter().map(|name| (name, image.manifest.digest)))
+            .map(|(name, manifest)| ContainerImage { reference: name.clone(), layout: format!("/{IMAGES}"), manifest })
             .collect(),
         services: manifest.services.iter().map(|(name, service)| (name.clone(), service_config(service))).collect(),
         console_shell: manifest.console.shell,
-        engine: None,
-        kubernetes: None,
-        default_config: None,
-        apparmor_profiles: Vec::new(),
-        lock_modules: false,
-        watchdog_ms: None,
+        engine: manifest
+            .node
+            .engine
+            .as_ref()
+            .map(|engine| EngineConfig { service: engine.service.clone(), socket: engine.socket.clone() }),
+        kubernetes: manifest.node.kubernetes.as_ref().map(|kubernetes| KubernetesConfig {
+            service: kubernetes.service.clone(),
+            kubeconfig: kubernetes.kubeconfig.clone(),
+        }),
+        default_config: present(tree, layout::DEFAULT_CONFIG),
+        apparmor_profiles: apparmor_profiles(tree),
+        lock_modules: manifest.node.lock_modules,
+        watchdog_ms: manifest.node.watchdog.map(|timeout| timeout.milliseconds),
     }
+}
+
+/// Returns `path` when the image has a file there.
+fn present(tree: &Tree, path: &str) -> Option<String> {
+    let entry = tree.get(path.trim_start_matches('/'))?;
+    matches!(entry.node, Node::File(_)).then(|| path.to_owned())
+}
+
+/// Files directly in `/etc/apparmor.d` are profiles; what they share is in directories beside them.
+fn apparmor_profiles(tree: &Tree) -> Vec<String> {
+    const DIRECTORY: &str = "etc/apparmor.d/";
+    let profile = |(path, entry): (&str, &Entry)| {
+        let name = path.strip_prefix(DIRECTORY)?;
+        (matches!(entry.node, Node::File(_)) && !name.contains('/')).then(|| format!("/{path}"))
+    };
+    tree.iter().filter_map(profile).collect()
 }
 
 /// Returns the runtime's form of a service.
@@ -220,6 +288,7 @@ pub fn service_config(service: &Service) -> ServiceConfig {
         working_directory,
         pre_start,
         log,
+        apparmor,
         enabled: _,
     } = service.clone();
     ServiceConfig {
@@ -239,6 +308,6 @@ pub fn service_config(service: &Service) -> ServiceConfig {
         working_directory,
         pre_start,
         log,
-        apparmor: None,
+        apparmor,
     }
 }

@@ -74,6 +74,8 @@ pub struct Machine<'a> {
     pub variables: &'a Path,
     /// The disk.
     pub disk: &'a Path,
+    /// Volume with the node's configuration.
+    pub seed: Option<&'a Path>,
     /// Socket of the machine protocol.
     pub monitor: &'a Path,
     /// Memory in bytes.
@@ -84,6 +86,10 @@ pub struct Machine<'a> {
     pub secure_boot: bool,
     /// Port forwards.
     pub forwards: &'a [Forward],
+    /// Whether there is a network card.
+    pub network: bool,
+    /// Further arguments.
+    pub extra: &'a [String],
     /// Whether the serial console takes input from the terminal.
     pub interactive: bool,
 }
@@ -122,12 +128,18 @@ pub fn arguments(machine: &Machine<'_>) -> Result<Vec<String>, RunError> {
     let disk = value(machine.disk)?;
     add("-drive", format!("if=none,id=disk,format=raw,cache=unsafe,discard=unmap,file={disk}"));
     add("-device", "virtio-blk-pci,drive=disk,bootindex=0".to_owned());
-    let forwards = machine.forwards.iter();
-    let forwards: String =
-        forwards.map(|Forward { host, guest }| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}")).collect();
-    add("-netdev", format!("user,id=net{forwards}"));
-    // Without its option ROM, the firmware does not try to boot from the network.
-    add("-device", "virtio-net-pci,netdev=net,romfile=".to_owned());
+    if let Some(seed) = machine.seed {
+        add("-drive", format!("if=none,id=seed,format=raw,readonly=on,file={}", value(seed)?));
+        add("-device", "virtio-blk-pci,drive=seed".to_owned());
+    }
+    if machine.network {
+        let forwards = machine.forwards.iter();
+        let forwards: String =
+            forwards.map(|Forward { host, guest }| format!(",hostfwd=tcp:127.0.0.1:{host}-:{guest}")).collect();
+        add("-netdev", format!("user,id=net{forwards}"));
+        // Without its option ROM, the firmware does not try to boot from the network.
+        add("-device", "virtio-net-pci,netdev=net,romfile=".to_owned());
+    }
     add("-device", "virtio-rng-pci".to_owned());
     if machine.interactive {
         add("-chardev", "stdio,id=serial,mux=on,signal=off".to_owned());
@@ -137,6 +149,7 @@ pub fn arguments(machine: &Machine<'_>) -> Result<Vec<String>, RunError> {
     }
     add("-serial", "chardev:serial".to_owned());
     add("-qmp", format!("unix:{},server=on,wait=off", value(machine.monitor)?));
+    list.extend_from_slice(machine.extra);
     Ok(list)
 }
 

@@ -17,6 +17,7 @@ pub(super) struct WorkDirectory {
     pub(super) disk: PathBuf,
     pub(super) variables: PathBuf,
     pub(super) monitor: PathBuf,
+    pub(super) seed: PathBuf,
     _directory: TempDir,
 }
 
@@ -52,7 +53,11 @@ impl WorkDirectory {
         let mut permissions = variables.metadata().context("stat", &variables)?.permissions();
         std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
         std::fs::set_permissions(&variables, permissions).context("set mode of", &variables)?;
-        Ok(WorkDirectory { disk, variables, monitor: directory.path().join("qmp"), _directory: directory })
+        let seed = directory.path().join("seed.img");
+        if let Some(content) = &options.seed {
+            content.write(&seed)?;
+        }
+        Ok(WorkDirectory { disk, variables, seed, monitor: directory.path().join("qmp"), _directory: directory })
     }
 
     /// Removes the copied disk's name, once QEMU has it open: the space is free whenever QEMU ends, whatever ends us.

@@ -10,15 +10,18 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use ksos_formats::Arch;
 
-use super::Outcome;
 use super::arguments::Accelerator;
 use super::disk::WorkDirectory;
+use super::kubeconfig::Fetch;
 use super::watch::{Event, Watcher};
+use super::{Outcome, RunError, Until};
 
 /// Time that a guest gets to shut down after the power button.
 const SHUTDOWN: Duration = Duration::from_secs(60);
 /// Time that an accelerator gets to show that it works.
 const TRIAL: Duration = Duration::from_secs(5);
+/// Time that a ready node gets to serve its kubeconfig.
+const KUBECONFIG: Duration = Duration::from_secs(60);
 /// Most bytes of QEMU's standard error that are kept.
 const MESSAGE_LIMIT: usize = 2000;
 
@@ -131,6 +134,8 @@ pub(super) enum FollowError {
     Sink(io::Error),
     /// QEMU could not be waited for.
     Wait(io::Error),
+    /// The kubeconfig could not be written.
+    Kubeconfig(Box<RunError>),
 }
 
 impl Guest {
@@ -141,13 +146,17 @@ impl Guest {
     /// Passes serial output on until something decides the outcome.
     pub(super) fn follow(
         &mut self,
-        until_ready: bool,
+        until: &Until,
         deadline: Option<(Instant, Duration)>,
+        mut kubeconfig: Option<&mut Fetch>,
         serial: &mut dyn Write,
     ) -> Result<Outcome, FollowError> {
         let messages = self.child.stderr.take().map(collect);
         let Some(output) = self.child.stdout.take().map(pieces) else { return self.ended(messages) };
-        let mut watcher = Watcher::default();
+        let mut watcher = match until {
+            Until::Line(text) => Watcher::for_line(text),
+            Until::Exit | Until::Ready => Watcher::default(),
+        };
         let mut degraded = Vec::new();
         let mut started = false;
         loop {
@@ -178,10 +187,22 @@ impl Guest {
                     Event::Emergency(reason) => Outcome::Emergency { reason },
                     Event::Panic(line) => Outcome::Panic { line },
                     Event::NoBoot(line) => Outcome::NoBoot { line },
+                    Event::Line(line) => Outcome::Line(line),
                 };
-                if until_ready {
+                if let (Some(fetch), Outcome::Ready { .. }) = (&mut kubeconfig, &outcome) {
+                    let limit = if *until == Until::Ready { KUBECONFIG } else { Duration::ZERO };
+                    fetch.wait(limit).map_err(|error| FollowError::Kubeconfig(Box::new(error)))?;
+                }
+                let ends = match until {
+                    Until::Exit => false,
+                    Until::Ready => true,
+                    Until::Line(_) => {
+                        matches!(outcome, Outcome::Line(_) | Outcome::Panic { .. } | Outcome::NoBoot { .. })
+                    }
+                };
+                if ends {
                     // Only a node that runs hears the power button.
-                    let shut_down = self.persist && matches!(outcome, Outcome::Ready { .. });
+                    let shut_down = self.persist && matches!(outcome, Outcome::Ready { .. } | Outcome::Line(_));
                     self.stop(shut_down, &output, serial)?;
                     return Ok(outcome);
                 }

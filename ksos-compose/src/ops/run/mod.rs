@@ -10,8 +10,10 @@
 pub mod arguments;
 mod disk;
 pub mod firmware;
+pub mod kubeconfig;
 mod machine;
 mod request;
+pub mod seed;
 pub mod watch;
 
 use std::ffi::{OsStr, OsString};
@@ -23,18 +25,32 @@ use std::time::{Duration, Instant};
 use ksos_formats::Arch;
 
 pub use arguments::{Accelerator, Forward, ParseForwardError};
-pub use request::{Request, boot};
+pub use kubeconfig::KubeconfigRequest;
+pub use request::{EdgeOptions, Request, boot};
+pub use seed::{Seed, SeedError};
 pub use watch::{Event, Watcher};
 
 use crate::effects::fs::FsError;
+
+/// When a run ends, if not by QEMU's own end or the timeout.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Until {
+    /// When QEMU ends.
+    #[default]
+    Exit,
+    /// As soon as the node says that it is ready, or that it never will be.
+    Ready,
+    /// As soon as a line on the console holds this text.
+    Line(String),
+}
 
 /// How to run an image.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
     /// Architecture of the image.
     pub arch: Arch,
-    /// End as soon as the node says that it is ready, or that it never will be. Otherwise run until QEMU ends.
-    pub until_ready: bool,
+    /// When to end.
+    pub until: Until,
     /// Give up after this time.
     pub timeout: Option<Duration>,
     /// Use firmware that enforces Secure Boot with Microsoft's keys.
@@ -47,6 +63,14 @@ pub struct RunOptions {
     pub disk_size: u64,
     /// Ports of this host that lead to ports of the guest.
     pub forwards: Vec<Forward>,
+    /// Whether the guest has a network card.
+    pub network: bool,
+    /// The node's configuration, on a volume beside the disk.
+    pub seed: Option<Seed>,
+    /// The kubeconfig to fetch from the node.
+    pub kubeconfig: Option<KubeconfigRequest>,
+    /// Further arguments of QEMU, behind all others.
+    pub extra: Vec<String>,
     /// Work on the image itself, so that changes stay (and the file grows to `disk_size`, sparse).
     pub persist: bool,
     /// Connect the terminal's input to the serial console; Ctrl-A X ends QEMU.
@@ -64,13 +88,17 @@ impl RunOptions {
     pub fn new(arch: Arch, search_path: OsString) -> Self {
         RunOptions {
             arch,
-            until_ready: false,
+            until: Until::Exit,
             timeout: None,
             secure_boot: false,
             memory: 1 << 30,
             processors: 2,
             disk_size: 8 << 30,
             forwards: Vec::new(),
+            network: true,
+            seed: None,
+            kubeconfig: None,
+            extra: Vec::new(),
             persist: false,
             interactive: false,
             search_path,
@@ -135,6 +163,20 @@ pub enum RunError {
     /// The serial output could not be passed on.
     #[error("cannot write the serial output: {0}")]
     Sink(std::io::Error),
+    /// The volume with the configuration could not be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Seed {
+        /// The volume.
+        path: PathBuf,
+        /// The cause.
+        source: crate::artifact::fat::FatError,
+    },
+    /// The configuration cannot be completed with what the options say.
+    #[error(transparent)]
+    Configuration(#[from] SeedError),
+    /// The node served something else.
+    #[error("what the node serves as kubeconfig names no server; {} was not written", .0.display())]
+    Kubeconfig(PathBuf),
 }
 
 /// What became of a run.
@@ -162,6 +204,8 @@ pub enum Outcome {
         /// Its line.
         line: String,
     },
+    /// A line held the text that was waited for.
+    Line(String),
     /// The time was over.
     Timeout {
         /// How long it was.
@@ -183,12 +227,13 @@ pub enum Outcome {
 impl Outcome {
     /// Tells whether the run reached what it was for: ready, or, when nothing was waited for, QEMU's orderly end.
     /// With `secure_boot`, a node that says it booted without Secure Boot did not reach it.
-    pub fn is_success(&self, until_ready: bool, secure_boot: bool) -> bool {
+    pub fn is_success(&self, until: &Until, secure_boot: bool) -> bool {
         match self {
+            Outcome::Line(_) => true,
             Outcome::Ready { fields, .. } => {
                 !secure_boot || fields.iter().any(|(name, value)| name == "secure-boot" && value == "on")
             }
-            Outcome::QemuExit { status, .. } => !until_ready && *status == Some(0),
+            Outcome::QemuExit { status, .. } => *until == Until::Exit && *status == Some(0),
             _ => false,
         }
     }
@@ -202,6 +247,7 @@ impl std::fmt::Display for Outcome {
                 fields.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))?;
                 degraded.iter().try_for_each(|reason| write!(f, "; degraded: {reason}"))
             }
+            Outcome::Line(line) => write!(f, "seen: {line}"),
             Outcome::Emergency { reason } => write!(f, "the node stopped with an emergency: {reason}"),
             Outcome::Panic { line } => write!(f, "the kernel panicked: {line}"),
             Outcome::NoBoot { line } => write!(f, "nothing started: {line}"),
@@ -277,10 +323,13 @@ pub fn run(image: &Path, options: &RunOptions, setup: &Setup, serial: &mut dyn W
         variables: &work.variables,
         disk: &work.disk,
         monitor: &work.monitor,
+        seed: options.seed.as_ref().map(|_| work.seed.as_path()),
         memory: options.memory,
         processors: options.processors,
         secure_boot: options.secure_boot,
         forwards: &options.forwards,
+        network: options.network,
+        extra: &options.extra,
         interactive: options.interactive,
     };
     let start = |source| RunError::Start { program: setup.program.clone(), source };
@@ -293,9 +342,11 @@ pub fn run(image: &Path, options: &RunOptions, setup: &Setup, serial: &mut dyn W
         .map_err(start)?;
     let deadline = options.timeout.and_then(|timeout| Some((Instant::now().checked_add(timeout)?, timeout)));
     let mut guest = machine::Guest::new(child, work, options.persist);
-    guest.follow(options.until_ready, deadline, serial).map_err(|error| match error {
+    let mut kubeconfig = options.kubeconfig.clone().map(kubeconfig::Fetch::start);
+    guest.follow(&options.until, deadline, kubeconfig.as_mut(), serial).map_err(|error| match error {
         machine::FollowError::Sink(error) => RunError::Sink(error),
         machine::FollowError::Wait(source) => start(source),
+        machine::FollowError::Kubeconfig(error) => *error,
     })
 }
 

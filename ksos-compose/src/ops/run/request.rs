@@ -7,19 +7,23 @@ use std::time::Duration;
 
 use ksos_formats::Arch;
 
-use super::{Outcome, RunOptions, run, set_up};
+use super::seed::{Seed, complete};
+use super::{Forward, KubeconfigRequest, Outcome, RunError, RunOptions, Until, kubeconfig, run, set_up};
 use crate::artifact::disk::copy_sparse;
 use crate::effects::fs::{self, AtomicFile, Context};
 use crate::manifest::Size;
 use crate::ops::OpError;
+
+/// Largest configuration, in bytes.
+const CONFIG_LIMIT: u64 = 1 << 20;
 
 /// What the command line says.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     /// Architecture; else it is read off the image's name.
     pub arch: Option<Arch>,
-    /// End when the node is ready.
-    pub until_ready: bool,
+    /// When to end.
+    pub until: Until,
     /// Seconds until it gives up.
     pub timeout: Option<u64>,
     /// Enforce Secure Boot.
@@ -32,10 +36,33 @@ pub struct Request<'a> {
     pub forwards: &'a [String],
     /// A disk that keeps its changes; made from the image when it does not exist.
     pub persist: Option<&'a Path>,
+    /// Whether the guest has a network card.
+    pub network: bool,
+    /// A configuration as a site writes it.
+    pub config: Option<&'a Path>,
+    /// NoCloud network configuration.
+    pub network_config: Option<&'a Path>,
+    /// Portainer Edge.
+    pub edge: EdgeOptions<'a>,
+    /// File that the node's kubeconfig is written to.
+    pub kubeconfig: Option<&'a Path>,
+    /// Further arguments of QEMU.
+    pub extra: &'a [String],
     /// Standard input is a terminal.
     pub interactive: bool,
     /// `PATH`.
     pub search_path: OsString,
+}
+
+/// Portainer Edge, as KubeSolo takes it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EdgeOptions<'a> {
+    /// Edge id.
+    pub id: Option<&'a str>,
+    /// Edge key.
+    pub key: Option<&'a str>,
+    /// Whether the agent works asynchronously.
+    pub asynchronous: bool,
 }
 
 /// Boots `image`. What the guest writes goes to `serial`, what the user should know to `note`.
@@ -52,13 +79,19 @@ pub fn boot(
     let from_name = || Arch::ALL.into_iter().find(|arch| name.contains(arch.name()));
     let arch = request.arch.or_else(from_name).ok_or_else(|| OpError::UnknownArch { path: image.to_owned() })?;
     let mut options = RunOptions::new(arch, request.search_path.clone());
-    options.until_ready = request.until_ready;
+    options.until = request.until.clone();
     options.timeout = request.timeout.map(Duration::from_secs);
     options.secure_boot = request.secure_boot;
     options.memory = size(request.memory)?;
     options.disk_size = size(request.disk_size)?;
     options.forwards = request.forwards.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
     options.interactive = request.interactive;
+    options.network = request.network;
+    options.extra = request.extra.to_vec();
+    if let Some(path) = request.kubeconfig {
+        options.kubeconfig = Some(kubeconfig_request(path, &mut options.forwards)?);
+    }
+    options.seed = seed(request, options.kubeconfig.as_ref())?;
     let disk = match request.persist {
         Some(disk) => {
             options.persist = true;
@@ -74,6 +107,48 @@ pub fn boot(
         note(&format!("{}: {reason}", setup.accelerator.name()));
     }
     Ok(run(disk, &options, &setup, serial)?)
+}
+
+/// Forwards the node's port that serves the kubeconfig, and that of its API server unless it is forwarded already.
+fn kubeconfig_request(path: &Path, forwards: &mut Vec<Forward>) -> Result<KubeconfigRequest, OpError> {
+    let mut leads_to = |guest: u16| {
+        if let Some(forward) = forwards.iter().find(|forward| forward.guest == guest) {
+            return Ok(forward.host);
+        }
+        let host = kubeconfig::free_port().context("find a free port on", Path::new("127.0.0.1"))?;
+        forwards.push(Forward { host, guest });
+        Ok::<_, OpError>(host)
+    };
+    let (port, api_port) = (leads_to(kubeconfig::PORT)?, leads_to(kubeconfig::API_PORT)?);
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(std::io::Error::from)
+        .context("make a token for", path)?;
+    let token = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(KubeconfigRequest { path: path.to_owned(), port, api_port, token })
+}
+
+/// Returns the volume with the configuration, when anything asks for one.
+fn seed(request: &Request<'_>, kubeconfig: Option<&KubeconfigRequest>) -> Result<Option<Seed>, OpError> {
+    let read = |path: Option<&Path>| path.map(|path| fs::read_to_string(path, CONFIG_LIMIT)).transpose();
+    let (config, network_config) = (read(request.config)?, read(request.network_config)?);
+    let mut additions = Vec::new();
+    let EdgeOptions { id, key, asynchronous } = request.edge;
+    if id.is_some() || key.is_some() || asynchronous {
+        let mut flags = serde_json::Map::new();
+        flags.extend(id.map(|id| ("portainer-edge-id".to_owned(), id.into())));
+        flags.extend(key.map(|key| ("portainer-edge-key".to_owned(), key.into())));
+        flags.extend(asynchronous.then(|| ("portainer-edge-async".to_owned(), true.into())));
+        additions.push(("--edge-id", "kubesolo", flags.into()));
+    }
+    if let Some(KubeconfigRequest { token, .. }) = kubeconfig {
+        additions.push(("--kubeconfig", "kubeconfig", serde_json::json!({ "enabled": true, "token": token })));
+    }
+    if config.is_none() && network_config.is_none() && additions.is_empty() {
+        return Ok(None);
+    }
+    let user_data = complete(config.as_deref(), &additions).map_err(RunError::from)?;
+    Ok(Some(Seed { user_data, network_config }))
 }
 
 /// Copies an image, all or nothing; holes stay holes.

@@ -18,10 +18,13 @@ fn line(change: impl FnOnce(&mut arguments::Machine<'_>)) -> String {
         variables: Path::new("/t/vars"),
         disk: Path::new("/t/a,b.img"),
         monitor: Path::new("/t/qmp"),
+        seed: None,
         memory: 512 << 20,
         processors: 2,
         secure_boot: false,
         forwards: &[Forward { host: 8080, guest: 80 }, Forward { host: 6443, guest: 6443 }],
+        network: true,
+        extra: &[],
         interactive: false,
     };
     change(&mut machine);
@@ -136,15 +139,15 @@ fn serial_lines_become_events() {
 #[test]
 fn only_what_was_waited_for_is_a_success() {
     let ready = Outcome::Ready { fields: vec![("slot".into(), "a".into())], degraded: vec!["x".into()] };
-    assert!(ready.is_success(true, false));
-    assert!(!ready.is_success(true, true), "ready, but not with Secure Boot");
+    assert!(ready.is_success(&Until::Ready, false));
+    assert!(!ready.is_success(&Until::Ready, true), "ready, but not with Secure Boot");
     assert_eq!(ready.to_string(), "ready slot=a; degraded: x");
     let off = Outcome::QemuExit { status: Some(0), message: String::new() };
-    assert!(off.is_success(false, false) && !off.is_success(true, false));
+    assert!(off.is_success(&Until::Exit, false) && !off.is_success(&Until::Ready, false));
     let timeout =
         Outcome::Timeout { after: Duration::from_secs(9), last_line: "EFI stub".into(), degraded: Vec::new() };
     assert_eq!(timeout.to_string(), "not ready after 9 s; the last line was: EFI stub");
-    assert!(!timeout.is_success(false, false));
+    assert!(!timeout.is_success(&Until::Exit, false));
 }
 
 /// Puts a shell script in the place of QEMU: what it prints is the serial console.
@@ -175,7 +178,7 @@ fn run_fake(script: &str, change: impl FnOnce(&mut RunOptions)) -> (Result<Outco
 #[test]
 fn a_ready_line_ends_the_run() {
     let script = "echo hello; echo 'ksos: degraded reason=\"slow\"'; echo 'ksos: ready slot=b'; exec sleep 60";
-    let (outcome, serial) = run_fake(script, |options| options.until_ready = true);
+    let (outcome, serial) = run_fake(script, |options| options.until = Until::Ready);
     assert_eq!(
         outcome.unwrap(),
         Outcome::Ready { fields: vec![("slot".into(), "b".into())], degraded: vec!["slow".into()] }
@@ -200,7 +203,7 @@ fn a_silent_guest_times_out_with_its_last_line() {
 #[test]
 fn a_kept_disk_grows_in_place() {
     let (outcome, _) = run_fake("echo 'ksos: emergency reason=\"x\"'; exec sleep 60", |options| {
-        options.until_ready = true;
+        options.until = Until::Ready;
         options.persist = true;
         options.disk_size = 1 << 20;
     });
@@ -225,6 +228,6 @@ fn a_real_image_boots_and_powers_off() {
     let mut serial = Vec::new();
     let outcome = run(Path::new(&image), &options, &setup, &mut serial).unwrap();
     println!("{:?} {outcome}\n{}", start.elapsed(), String::from_utf8_lossy(&serial));
-    assert!(outcome.is_success(false, false), "{outcome}");
+    assert!(outcome.is_success(&Until::Exit, false), "{outcome}");
     assert!(String::from_utf8_lossy(&serial).contains("secureboot: Secure boot enabled"));
 }

@@ -16,6 +16,8 @@ pub enum Event {
     Panic(String),
     /// The firmware found no boot entry that starts, or GRUB no slot.
     NoBoot(String),
+    /// A line with the text that is waited for.
+    Line(String),
 }
 
 /// Cuts serial output into lines and recognises those that mean something.
@@ -23,9 +25,15 @@ pub enum Event {
 pub struct Watcher {
     line: Vec<u8>,
     last: String,
+    wanted: Option<String>,
 }
 
 impl Watcher {
+    /// Returns a watcher that also reports lines that hold `text`.
+    pub fn for_line(text: &str) -> Self {
+        Watcher { wanted: Some(text.to_owned()), ..Watcher::default() }
+    }
+
     /// Takes more output and returns what its complete lines mean, in order.
     pub fn feed(&mut self, bytes: &[u8]) -> Vec<Event> {
         let mut events = Vec::new();
@@ -35,6 +43,9 @@ impl Watcher {
                     let line = plain(&self.line);
                     self.line.clear();
                     events.extend(event(&line));
+                    if self.wanted.as_ref().is_some_and(|wanted| line.contains(wanted)) {
+                        events.push(Event::Line(line.clone()));
+                    }
                     if !line.is_empty() {
                         self.last = line;
                     }

@@ -1,7 +1,7 @@
 //! A loopback HTTP server that answers as a test tells it to, faults included.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,6 +14,8 @@ pub(crate) struct Seen {
     pub(crate) number: usize,
     pub(crate) line: String,
     pub(crate) headers: HashMap<String, String>,
+    /// What came behind the header.
+    pub(crate) body: Vec<u8>,
 }
 
 impl Seen {
@@ -99,9 +101,12 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Seen>>, answer: &dyn Fn(&Seen, 
         let (name, value) = header.split_once(':').unwrap();
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
+    let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut body = Vec::new();
+    let _ = reader.take(length).read_to_end(&mut body);
     let request = {
         let mut seen = seen.lock().unwrap();
-        let request = Seen { number: seen.len(), line: line.trim_end().to_owned(), headers };
+        let request = Seen { number: seen.len(), line: line.trim_end().to_owned(), headers, body };
         seen.push(request.clone());
         request
     };

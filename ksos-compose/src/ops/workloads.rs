@@ -1,0 +1,91 @@
+//! Finds the Kubernetes manifests that an image carries and holds them against its container images.
+
+use std::collections::BTreeMap;
+
+use ksos_formats::Digest;
+
+use super::OpError;
+use crate::assemble::AssembleError;
+use crate::lock;
+use crate::manifest::{Glob, ImageContent, Loaded, Manifest};
+use crate::proof::workloads::{File, MAX_SIZE, Preloaded, Workloads};
+use crate::proof::{Finding, ProofError};
+use crate::source::archive::{self, Limits};
+use crate::tree::{Node, Tree};
+
+/// Reads the overlays for [`scan`], without hashing their files.
+///
+/// # Errors
+/// When one cannot be read.
+pub(super) fn overlays(manifest: &Manifest) -> Result<BTreeMap<String, Tree>, OpError> {
+    let mut trees = BTreeMap::new();
+    for (name, overlay) in &manifest.overlays {
+        let mut unknown = |_: &std::path::Path, _: &std::fs::Metadata| Ok(Digest([0; 32]));
+        let tree = archive::directory::read(overlay.source.path(), 0, &Limits::default(), &mut unknown)?;
+        trees.insert(name.clone(), tree);
+    }
+    Ok(trees)
+}
+
+/// Returns the container images of a manifest, with the digests that are known without asking anybody: what it states
+/// itself, and what its lock file has.
+pub(super) fn stated(loaded: &Loaded) -> Vec<Preloaded> {
+    let manifest = &loaded.manifest;
+    // A damaged lock file is the build's to report.
+    let lock = lock::read(&lock::path_for(&loaded.path)).ok().flatten().unwrap_or_default();
+    let locked = |name: &str| {
+        let entry = lock.get(loaded.arch, &lock::image_key(name))?;
+        let current = manifest.container_image_request_digest(name) == Some(entry.request);
+        match &entry.resolved {
+            lock::Resolved::Oci(pinned) if current => Some(vec![pinned.named, pinned.manifest.digest]),
+            _ => None,
+        }
+    };
+    let images = manifest.container_images.iter().map(|(name, image)| {
+        let digests = match &image.content {
+            ImageContent::Built(_) => Some(Vec::new()),
+            _ => locked(name),
+        };
+        Preloaded { reference: image.parsed.clone(), digests }
+    });
+    images.collect()
+}
+
+/// Checks the manifests among the files of `overlays` and of `[files]`.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(super) fn scan<'a>(
+    manifest: &Manifest,
+    overlays: impl IntoIterator<Item = (&'a str, &'a Tree)>,
+    preloaded: &[Preloaded],
+) -> Result<Vec<Finding>, OpError> {
+    let set = |globs: &[Glob]| Glob::set(globs).map_err(ProofError::from);
+    let settings = &manifest.workloads;
+    let (manifests, allow_pull) = (set(&settings.manifests)?, set(&settings.allow_pull)?);
+    let workloads = Workloads { preloaded, manifests, allow_pull };
+    let mut findings = Vec::new();
+    for (name, tree) in overlays {
+        let Some(overlay) = manifest.overlays.get(name) else { continue };
+        for (path, entry) in tree.iter() {
+            let Node::File(content) = &entry.node else { continue };
+            let place = format!("{}/{path}", overlay.to.relative());
+            let place = place.trim_start_matches('/');
+            // What is larger is data.
+            if !workloads.wants(place) || content.size > MAX_SIZE {
+                continue;
+            }
+            let shown = format!("{}/{path}", overlay.source);
+            let bytes = content.read(MAX_SIZE).map_err(|source| AssembleError::Read { path: shown.clone(), source })?;
+            findings.extend(workloads.check(&File { path: place, shown, bytes: &bytes }));
+        }
+    }
+    for (path, file) in &manifest.files {
+        let place = path.trim_start_matches('/');
+        if workloads.wants(place) {
+            let shown = format!("files.{path:?}");
+            findings.extend(workloads.check(&File { path: place, shown, bytes: file.content.as_bytes() }));
+        }
+    }
+    Ok(findings)
+}

@@ -1,0 +1,113 @@
+//! A running guest: its console, and commands in it over SSH.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ksos_tests::{Outcome, compose, repository, run};
+
+/// Longest time for one boot. TCG on two busy processors is slow; a boot alone takes a tenth of it.
+pub const BOOT: Duration = Duration::from_secs(600);
+
+/// A guest that runs until it is dropped.
+pub struct Guest {
+    child: Child,
+    console: Arc<Mutex<Vec<String>>>,
+    seen: usize,
+    key: PathBuf,
+    /// Port of this host that leads to the guest's SSH server.
+    ssh: u16,
+}
+
+impl Guest {
+    /// Boots `image` with further arguments of `run`.
+    pub fn start(image: &Path, key: &Path, arguments: &[String]) -> Self {
+        let ssh = free_port();
+        let mut command = compose(&repository());
+        command.arg("run").arg(image).args(["--memory", "768M", "--forward", &format!("{ssh}:22")]).args(arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut child = command.process_group(0).spawn().expect("the composer runs");
+        let console = Arc::new(Mutex::new(Vec::new()));
+        let output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let lines = console.clone();
+        std::thread::spawn(move || {
+            for line in output.split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).trim().to_owned();
+                lines.lock().expect("no panic holds it").push(line);
+            }
+        });
+        Guest { child, console, seen: 0, key: key.to_owned(), ssh }
+    }
+
+    /// Returns the console so far.
+    pub fn console(&self) -> String {
+        self.console.lock().expect("no panic holds it").join("\n")
+    }
+
+    /// Waits for the next line that holds `text`.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: &str) -> String {
+        let deadline = Instant::now() + BOOT;
+        loop {
+            {
+                let lines = self.console.lock().expect("no panic holds it");
+                while self.seen < lines.len() {
+                    self.seen += 1;
+                    if lines[self.seen - 1].contains(text) {
+                        return lines[self.seen - 1].clone();
+                    }
+                }
+            }
+            assert!(Instant::now() < deadline, "{text:?} did not come:\n{}", self.console());
+            assert!(matches!(self.child.try_wait(), Ok(None)), "QEMU ended before {text:?}:\n{}", self.console());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Runs a command in the guest.
+    pub fn ssh(&self, command: &str) -> Outcome {
+        let port = self.ssh.to_string();
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-q", "-p", &port, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
+        ssh.args(["-o", "ConnectTimeout=60", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i"]).arg(&self.key);
+        run(ssh.args(["root@127.0.0.1", command]).stdin(Stdio::null()))
+    }
+
+    /// Runs a command in the guest that must succeed; returns what it printed.
+    #[track_caller]
+    pub fn shell(&self, command: &str) -> String {
+        let outcome = self.ssh(command);
+        assert_eq!(outcome.code, 0, "{command}\n{}{}\n{}", outcome.stdout, outcome.stderr, self.console());
+        outcome.stdout
+    }
+
+    /// Shuts the guest down and waits until QEMU has ended.
+    #[track_caller]
+    pub fn power_off(mut self) {
+        self.ssh("poweroff");
+        let deadline = Instant::now() + BOOT;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            assert!(Instant::now() < deadline, "the guest does not power off:\n{}", self.console());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // The whole group: QEMU is a child of the composer.
+            let _ = run(Command::new("kill").args(["-TERM", "--", &format!("-{}", self.child.id())]));
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Returns a port of loopback that is free now.
+pub fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("it is bound").port()
+}
