@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ksos_formats::layout;
 
-use crate::modules::helper;
+use crate::modules::process;
 use crate::sys::{Pid, Sys, Uevent};
 
 use super::node::Node;
@@ -54,9 +54,8 @@ impl Drivers {
             return;
         }
         let batch: Vec<String> = (0..BATCH).map_while(|_| self.waiting.pop_first()).collect();
-        let names: Vec<&str> = ["--"].into_iter().chain(batch.iter().map(String::as_str)).collect();
         // What cannot be loaded, nobody waits for.
-        self.loading.extend(helper::start(sys, layout::RUNTIME_BINARY, &names));
+        self.loading.extend(process::for_devices(sys, layout::RUNTIME_BINARY, &batch));
     }
 
     /// Notes the end of a process; returns whether it was one of these.

@@ -13,15 +13,12 @@ use crate::console::say;
 use crate::disk::find::{self, BootDisk, FindError};
 use crate::disk::gpt::Guid;
 use crate::modules::Loader;
-use crate::modules::helper::{self, Helper};
 use crate::sys::{LoopFile, Mount, MountFlags, Sys, Wake};
 
 use super::handover::{Handover, SLOT_MOUNT, StageReport, read_document};
 use super::table::{self, Failure, Run, Stage};
 use super::{Error, kernel_cmdline};
 
-/// This program.
-const PROGRAM: &str = "/init";
 /// Where the root is put together.
 const ROOT: &str = "/sysroot";
 /// Where the root image lies in RAM mode.
@@ -45,7 +42,6 @@ pub(super) struct Boot<'a> {
     esp: Option<Guid>,
     mode: RootMode,
     disk: Option<(BootDisk, String)>,
-    helper: Option<Helper>,
     stages: Vec<StageReport>,
 }
 
@@ -71,8 +67,7 @@ fn prepare(sys: &dyn Sys) -> Result<Boot<'_>, Error> {
         return Err(Error::Format { path, found: config.format, supported: boot::FORMAT });
     }
     let (slot, esp, mode) = parameters(&cmdline, config.root_mode)?;
-    let mut boot =
-        Boot { sys, cmdline, config, loader: None, slot, esp, mode, disk: None, helper: None, stages: Vec::new() };
+    let mut boot = Boot { sys, cmdline, config, loader: None, slot, esp, mode, disk: None, stages: Vec::new() };
     boot.report(table::by_number(0), start, &Ok(String::new()));
     Ok(boot)
 }
@@ -146,10 +141,6 @@ impl<'a> Boot<'a> {
         if release != *expected {
             say(self.sys, &format!("this is kernel {release}, the initramfs was made for {expected}"));
         }
-        // A helper is ahead with the hardware; what appears by that must not appear unseen.
-        if self.sys.listen().is_ok() {
-            self.helper = Some(Helper::start(self.sys, PROGRAM, &[helper::HARDWARE]));
-        }
         let mut count = 0;
         for name in &self.config.modules {
             match loader.load(name) {
@@ -166,9 +157,6 @@ impl<'a> Boot<'a> {
     pub(super) fn load_drivers(&mut self) -> Result<String, Error> {
         // Before the look at what is there, so that nothing appears unseen in between.
         self.sys.listen()?;
-        if let Some(helper) = self.helper.take() {
-            helper.join(self.sys);
-        }
         let Some(loader) = &self.loader else { return Ok("no modules".to_owned()) };
         let (count, failures) = loader.load_for_hardware();
         failures.iter().for_each(|error| say(self.sys, &format!("driver: {error}")));

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use ksos_formats::layout;
 
 use crate::modules::Loader;
-use crate::modules::helper::{self, Helper};
-use crate::sys::{Command, FileKind, Mount, MountFlags, Streams, Sys};
+use crate::modules::process;
+use crate::sys::{FileKind, Mount, MountFlags, Sys};
 
 use super::Error;
 use super::node::Node;
@@ -51,9 +51,6 @@ pub(super) fn run(node: &mut Node<'_>, table: &[Stage]) -> Result<(), Error> {
 
 pub(super) fn load_modules(node: &mut Node<'_>) -> Result<String, Error> {
     let loader = Loader::open(node.sys, &node.cmdline)?;
-    // A helper begins at the other end of the list.
-    let reversed: Vec<&str> = node.config.modules.iter().rev().map(String::as_str).collect();
-    let helper = Helper::start(node.sys, layout::RUNTIME_BINARY, &reversed);
     let (mut count, mut failures) = (0, Vec::new());
     for name in &node.config.modules {
         match loader.load(name) {
@@ -61,7 +58,6 @@ pub(super) fn load_modules(node: &mut Node<'_>) -> Result<String, Error> {
             Err(error) => failures.push(error.to_string()),
         }
     }
-    helper.join(node.sys);
     Error::unless_empty(failures)?;
     Ok(format!("{count} loaded"))
 }
@@ -77,10 +73,8 @@ pub(super) fn load_drivers(node: &mut Node<'_>) -> Result<String, Error> {
         return Ok("no modules in the image".to_owned());
     }
     node.sys.watch_power_buttons();
-    let arguments = [layout::RUNTIME_BINARY, "modprobe", helper::HARDWARE].map(str::to_owned).to_vec();
     // Hardware that its driver refuses is no fault of the node: it is in the log of this name, and that is all.
-    let streams = Streams::Captured(DRIVERS.to_owned());
-    node.drivers = Some(node.sys.spawn(&Command { arguments, streams, ..Command::default() })?);
+    node.drivers = Some(process::for_hardware(node.sys, layout::RUNTIME_BINARY, DRIVERS)?);
     Ok("begun".to_owned())
 }
 

@@ -6,7 +6,7 @@ use crate::cmdline::Cmdline;
 use crate::sys::{Sys, read_text};
 
 use super::Loader;
-use super::helper::HARDWARE;
+use super::process::HARDWARE;
 
 /// What the arguments ask for.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -376,15 +376,6 @@ impl Sys for Linux {
         Some((pid.as_raw_pid(), status.exit_status().map_or(Exit::Signal(signal), Exit::Code)))
     }
 
-    fn join(&self, pid: Pid) -> Result<Exit> {
-        let failed = |error: rustix::io::Errno| Error::new("wait for", format!("process {pid}"), error);
-        let target = rustix::process::Pid::from_raw(pid).filter(|_| pid > 0);
-        let target = target.ok_or_else(|| failed(rustix::io::Errno::CHILD))?;
-        let ended = rustix::process::waitpid(Some(target), WaitOptions::empty()).map_err(failed)?;
-        let (_, status) = ended.ok_or_else(|| failed(rustix::io::Errno::CHILD))?;
-        Ok(status.exit_status().map_or(Exit::Signal(status.terminating_signal().unwrap_or(0)), Exit::Code))
-    }
-
     fn signal(&self, pid: Pid, signal: Signal) -> Result<()> {
         let target = rustix::process::Pid::from_raw(pid).filter(|_| pid > 0);
         let Some(target) = target else {

@@ -435,8 +435,6 @@ pub trait Sys {
     fn open_read(&self, path: &str) -> Result<Box<dyn std::io::Read>>;
     /// Takes one ended child, if there is one.
     fn reap(&self) -> Option<(Pid, Exit)>;
-    /// Waits for the end of a child that [`Sys::spawn`] started. Other children are kept for [`Sys::reap`].
-    fn join(&self, pid: Pid) -> Result<Exit>;
     /// Signals a process.
     fn signal(&self, pid: Pid, signal: Signal) -> Result<()>;
     /// Signals all processes except PID 1.
