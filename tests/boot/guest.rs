@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ksos_tests::{Outcome, compose, repository, run};
 
 /// Longest time for one boot. TCG on two busy processors is slow; a boot alone takes a tenth of it.
-pub const BOOT: Duration = Duration::from_secs(600);
+pub const BOOT: Duration = Duration::from_secs(300);
 
 /// A guest that runs until it is dropped.
 pub struct Guest {
@@ -56,9 +56,13 @@ impl Guest {
                 let lines = self.console.lock().expect("no panic holds it");
                 while self.seen < lines.len() {
                     self.seen += 1;
-                    if lines[self.seen - 1].contains(text) {
-                        return lines[self.seen - 1].clone();
+                    let line = &lines[self.seen - 1];
+                    if line.contains(text) {
+                        return line.clone();
                     }
+                    // A check that failed keeps the node from being ready: the rest of the time would be lost.
+                    let failed = line.contains("FAILED") || line.contains("Kernel panic");
+                    assert!(!failed, "{line}\nbefore {text:?}:\n{}", lines.join("\n"));
                 }
             }
             assert!(Instant::now() < deadline, "{text:?} did not come:\n{}", self.console());

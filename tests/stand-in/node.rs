@@ -29,7 +29,6 @@ pub fn checks(options: &Options) -> Vec<(String, Check)> {
         ("limits".to_owned(), limits()),
         ("environment".to_owned(), environment()),
         ("apparmor".to_owned(), apparmor()),
-        ("closed".to_owned(), closed()),
         ("sysctl".to_owned(), sysctl()),
         ("secrets".to_owned(), secrets(options)),
     ];
@@ -327,27 +326,22 @@ fn environment() -> Check {
     }
 }
 
+/// The runtime's processes that speak to the network are confined.
 fn apparmor() -> Check {
-    match read("/proc/self/attr/current")? {
-        current if current == "kubesolo (enforce)" => Ok(current),
-        other => Err(other),
-    }
-}
-
-/// What the profile closes.
-fn closed() -> Check {
-    let mut open = Vec::new();
-    for path in ["/run/ksos/config.json", "/dev/watchdog", "/dev/mem", "/data/ksos/machine-id"] {
-        let opened = fs::File::open(path);
-        if opened
-            .as_ref()
-            .is_err_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied || !Path::new(path).exists())
-        {
-            continue;
+    let mut wrong = Vec::new();
+    for name in ["network", "agent"] {
+        let is_it = |pid: &String| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line == format!("/usr/lib/ksos/ksos-runtime\0{name}\0").as_bytes()
+        };
+        let entries = fs::read_dir("/proc").map_err(|error| error.to_string())?.flatten();
+        let pid = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).find(is_it);
+        let profile = pid.map_or(Err("is not there".to_owned()), |pid| read(&format!("/proc/{pid}/attr/current")));
+        if profile != Ok(format!("ksos-{name} (enforce)")) {
+            wrong.push(format!("{name} {profile:?}"));
         }
-        open.push(path.to_owned());
     }
-    none(open, "can be opened")
+    none(wrong, "not confined")
 }
 
 fn sysctl() -> Check {

@@ -79,26 +79,65 @@ pub fn read(arguments: &[String]) -> Result<Options, String> {
     Ok(options)
 }
 
+/// Where each flag is in the file (KubeSolo's documentation, `docs/configuration/config-file.md`).
+const PLACES: [(&str, &str); 24] = [
+    ("/path", "path"),
+    ("/kubernetes/apiServer/extraSANs", "apiserver-extra-sans"),
+    ("/kubernetes/apiServer/startupTimeoutSeconds", "startup-timeout"),
+    ("/kubernetes/kubelet/cpuManager/policy", "cpu-manager-policy"),
+    ("/kubernetes/kubelet/cpuManager/reservedCPUs", "reserved-cpus"),
+    ("/kubernetes/kubelet/systemReserved", "system-reserved"),
+    ("/network/nodeIP", "node-ip"),
+    ("/network/mtu", "mtu"),
+    ("/network/disableIPv6", "disable-ipv6"),
+    ("/network/loadBalancer/enabled", "load-balancer"),
+    ("/network/loadBalancer/ip", "load-balancer-ip"),
+    ("/runtime/endpoint", "container-runtime-endpoint"),
+    ("/runtime/containerMode", "container-mode"),
+    ("/storage/localPath/enabled", "local-storage"),
+    ("/storage/localPath/sharedPath", "local-storage-shared-path"),
+    ("/storage/dbWALRepair", "db-wal-repair"),
+    ("/logging/debug", "debug"),
+    ("/logging/pprof", "pprof-server"),
+    ("/metrics/enabled", "metrics-server"),
+    ("/metrics/bindAddress", "metrics-bind-address"),
+    ("/portainer/edgeID", "portainer-edge-id"),
+    ("/portainer/edgeKey", "portainer-edge-key"),
+    ("/portainer/async", "portainer-edge-async"),
+    ("/portainer/image", "portainer-edge-image"),
+];
+
 fn from_file(options: &mut Options) -> Result<(), String> {
     let metadata = std::fs::metadata(FILE).map_err(|error| format!("{FILE}: {error}"))?;
     if metadata.mode() & 0o7777 != 0o600 || metadata.uid() != 0 {
         return Err(format!("{FILE} has mode {:04o} and owner {}", metadata.mode() & 0o7777, metadata.uid()));
     }
     let text = std::fs::read_to_string(FILE).map_err(|error| format!("{FILE}: {error}"))?;
-    let values: Option<BTreeMap<String, Value>> =
-        serde_saphyr::from_str(&text).map_err(|error| format!("{FILE}: {error}"))?;
-    for (name, value) in values.unwrap_or_default() {
-        let fits = match &value {
-            Value::Bool(_) => BOOLEANS.contains(&name.as_str()),
-            Value::String(_) | Value::Number(_) | Value::Array(_) => VALUES.contains(&name.as_str()),
-            _ => false,
-        };
-        if !fits {
-            return Err(format!("{FILE}: {name} cannot be {value}"));
+    let document: Value = serde_saphyr::from_str(&text).map_err(|error| format!("{FILE}: {error}"))?;
+    if document["apiVersion"] != "kubesolo.io/v1alpha1" || document["kind"] != "Config" {
+        return Err(format!("{FILE} has apiVersion {} and kind {}", document["apiVersion"], document["kind"]));
+    }
+    let mut leaves = Vec::new();
+    collect(&document, "", &mut leaves);
+    for (place, value) in leaves.into_iter().filter(|(place, _)| !matches!(place.as_str(), "/apiVersion" | "/kind")) {
+        let flag = PLACES.iter().find(|(known, _)| *known == place).map(|(_, flag)| *flag);
+        let flag = flag.ok_or_else(|| format!("{FILE}: unknown key {place}"))?;
+        if value.is_boolean() != BOOLEANS.contains(&flag) {
+            return Err(format!("{FILE}: {place} cannot be {value}"));
         }
-        options.values.insert(name, value);
+        options.values.insert(flag.to_owned(), value);
     }
     Ok(())
+}
+
+/// Returns everything that is no mapping, with its place.
+fn collect(value: &Value, place: &str, leaves: &mut Vec<(String, Value)>) {
+    match value {
+        Value::Object(entries) if !PLACES.iter().any(|(known, _)| *known == place) => {
+            entries.iter().for_each(|(key, value)| collect(value, &format!("{place}/{key}"), leaves));
+        }
+        _ => leaves.push((place.to_owned(), value.clone())),
+    }
 }
 
 fn from_flags(options: &mut Options, arguments: &[String]) -> Result<(), String> {

@@ -15,6 +15,8 @@ use super::images;
 pub(super) const NETWORK: &str = "network";
 /// The process that answers about health, metrics and the kubeconfig.
 pub(super) const AGENT: &str = "agent";
+/// The file with the profiles `ksos-network` and `ksos-agent`, where an image has it.
+const PROFILES: &str = "/etc/apparmor.d/ksos";
 /// Names that images cannot give to their services, and what has them: `init` is PID 1's cgroup.
 const RESERVED: [(&str, &str); 4] = [
     (NETWORK, "the node's own network process"),
@@ -42,8 +44,11 @@ pub(super) fn services(config: &RuntimeConfig) -> Services {
         }
     }
     let (mut all, problem) = images::with_import(&config);
-    all.insert(NETWORK.to_owned(), service("network", ReadyProbe::Socket(layout::NETWORK_SOCKET.to_owned())));
-    all.insert(AGENT.to_owned(), service("agent", ReadyProbe::Started));
+    let own = [(NETWORK, ReadyProbe::Socket(layout::NETWORK_SOCKET.to_owned())), (AGENT, ReadyProbe::Started)];
+    for (name, ready) in own {
+        let profile = config.apparmor_profiles.iter().any(|path| path == PROFILES).then(|| format!("ksos-{name}"));
+        all.insert(name.to_owned(), ServiceConfig { apparmor: profile, ..service(name, ready) });
+    }
     let names = (!problems.is_empty()).then(|| ("service names", problems.join("; ")));
     let images = problem.map(|reason| ("container-images", reason));
     Services { all, problems: names.into_iter().chain(images).collect() }
