@@ -187,7 +187,7 @@ pub enum Command {
         lock: LockOptions,
     },
     /// Boot an image in QEMU.
-    Run(RunArguments),
+    Run(Box<RunArguments>),
     /// Look after the cache.
     Cache {
         /// What to do.

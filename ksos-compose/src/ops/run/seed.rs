@@ -104,14 +104,14 @@ mod tests {
 
     #[test]
     fn options_add_keys_that_the_file_does_not_have() {
-        let edge = ("--edge-id", "kubesolo", json!({ "portainer-edge-id": "a\"b" }));
-        let text = complete(None, &[edge.clone()]).expect("fits");
+        let edge = [("--edge-id", "kubesolo", json!({ "portainer-edge-id": "a\"b" }))];
+        let text = complete(None, &edge).expect("fits");
         assert_eq!(text, "#cloud-config\nkubesolo: {\"portainer-edge-id\":\"a\\\"b\"}\n");
-        let text = complete(Some("hostname: x"), &[edge.clone()]).expect("fits");
+        let text = complete(Some("hostname: x"), &edge).expect("fits");
         assert_eq!(text.lines().collect::<Vec<_>>(), ["hostname: x", "kubesolo: {\"portainer-edge-id\":\"a\\\"b\"}"]);
-        let error = complete(Some("kubesolo: {debug: true}\n"), &[edge.clone()]).expect_err("stated twice");
+        let error = complete(Some("kubesolo: {debug: true}\n"), &edge).expect_err("stated twice");
         assert_eq!(error.to_string(), "--edge-id sets `kubesolo`, which the configuration has already");
-        assert!(matches!(complete(Some("- a\n"), &[edge]), Err(SeedError::Syntax(_))));
+        assert!(matches!(complete(Some("- a\n"), &edge), Err(SeedError::Syntax(_))));
     }
 
     #[test]
