@@ -167,6 +167,8 @@ pub struct Service {
     announced: bool,
     /// It is the node's own: its failure is told as if it were required, and nothing waits for it after that.
     internal: bool,
+    /// A one-shot service that runs once more when it is done.
+    again: bool,
 }
 
 impl Service {
@@ -183,6 +185,7 @@ impl Service {
             degraded: false,
             announced: false,
             internal: false,
+            again: false,
         }
     }
 
@@ -206,7 +209,7 @@ impl Service {
 #[derive(Debug)]
 pub struct Machine {
     services: BTreeMap<String, Service>,
-    /// One-shot services that run again with each start of another, by their names.
+    /// One-shot services that run again when another is started, and when it becomes ready, by their names.
     followers: BTreeMap<String, String>,
     begun: bool,
     stopping: bool,
@@ -245,7 +248,8 @@ impl Machine {
     }
 
     /// Makes the one-shot service `name` follow `leader`: it starts once the leader's process runs, ready or not, and
-    /// again with each further start of it.
+    /// once more when the leader is ready, because what it found may have changed meanwhile; again with each further
+    /// start of it.
     pub fn follow(&mut self, name: &str, leader: &str) {
         if self.services.contains_key(name) && self.services.contains_key(leader) {
             self.followers.insert(name.to_owned(), leader.to_owned());
@@ -260,6 +264,7 @@ impl Machine {
     /// Takes an event at `now` (milliseconds) and returns what is to be done, in order.
     pub fn step(&mut self, now: u64, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
+        let ready_before = self.ready_leaders();
         match event {
             Event::Begin => self.begun = true,
             Event::Stop => self.stop(&mut actions),
@@ -281,6 +286,9 @@ impl Machine {
             Event::Probed(name, ready) => self.with(&name, |service| probed(service, &name, ready, now, &mut actions)),
             Event::Timer(name, timer) => self.with(&name, |service| timed(service, &name, timer, &mut actions)),
         }
+        for leader in self.ready_leaders().difference(&ready_before) {
+            self.lead(leader);
+        }
         if self.stopping {
             self.stop_next(&mut actions);
         } else if self.begun {
@@ -289,13 +297,22 @@ impl Machine {
         actions
     }
 
-    /// Lets the ended services that follow `leader` run again.
+    /// Lets the services that follow `leader` run again: now, or when they are done.
     fn lead(&mut self, leader: &str) {
         for name in self.followers.iter().filter(|(_, other)| *other == leader).map(|(name, _)| name) {
-            if let Some(service) = self.services.get_mut(name).filter(|service| service.is_over()) {
+            let Some(service) = self.services.get_mut(name) else { continue };
+            if service.is_over() {
                 service.phase = Phase::Waiting;
+            } else {
+                service.again = service.has_process();
             }
         }
+    }
+
+    /// Returns the services that are followed and ready.
+    fn ready_leaders(&self) -> BTreeSet<String> {
+        let is_ready = |leader: &&String| self.services.get(*leader).is_some_and(|other| other.phase == Phase::Ready);
+        self.followers.values().filter(is_ready).cloned().collect()
     }
 
     /// Events of services that do not exist are ignored.
@@ -464,7 +481,7 @@ fn main_ended(service: &mut Service, name: &str, exit: Exit, now: u64, actions: 
     let was_ready = service.phase == Phase::Ready;
     let may_end = service.config.restart != RestartPolicy::Always && was_ready;
     if exit.success() && (one_shot || may_end) {
-        service.phase = Phase::Done;
+        service.phase = if std::mem::take(&mut service.again) { Phase::Waiting } else { Phase::Done };
         recovered(service, name, actions);
         let ms = now.saturating_sub(service.started_ms);
         actions.push(Action::Note(format!("service {name}: done after {ms} ms")));
