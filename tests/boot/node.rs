@@ -113,18 +113,20 @@ fn the_appliance_is_configured_observed_reached_watched_and_reset() {
     assert!(guest.ssh("echo x > /usr/x").code != 0, "the root can be written");
 
     // PID 1 makes no progress any more: the hardware restarts the machine.
-    guest.ssh("sync; echo 1 > /sys/fs/cgroup/ksos/init/cgroup.freeze");
+    guest.shell("rm /etc/kubesolo/note && echo x > /var/lib/kubesolo/state && sync");
+    guest.ssh("echo 1 > /sys/fs/cgroup/ksos/init/cgroup.freeze");
     let ready = guest.wait_for(READY);
     assert!(ready.contains("boot=2"), "{ready}");
     all_checks_passed(&guest);
+    assert_ne!(guest.ssh("cat /etc/kubesolo/note").code, 0, "a configuration is applied once for an instance");
+    assert_eq!(guest.shell("cat /var/lib/kubesolo/state"), "x\n", "state survives a restart");
 
-    // The same configuration is not applied again: what was removed stays away.
-    guest.shell("rm /etc/kubesolo/note && sync");
+    // Kubernetes' state goes, the configuration stays, and what it writes is written again.
     guest.ssh("kubesolo-os factory-reset --yes");
     let ready = guest.wait_for(READY);
     assert!(ready.contains("boot=3"), "{ready}");
-    assert_ne!(guest.ssh("cat /var/lib/kubesolo/marker").code, 0, "Kubernetes' state is gone");
-    assert_ne!(guest.ssh("cat /etc/kubesolo/note").code, 0, "applied once for an instance");
+    assert_ne!(guest.ssh("cat /var/lib/kubesolo/state").code, 0, "Kubernetes' state is gone");
+    assert_eq!(guest.shell("cat /var/lib/kubesolo/marker"), "kept");
     assert_eq!(guest.shell("cat /proc/sys/kernel/hostname"), "edge-7\n");
     guest.power_off();
 }
