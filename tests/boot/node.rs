@@ -26,7 +26,10 @@ fn shared() -> &'static Shared {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut command = compose(&repository());
         command.args(["build", "tests/fixtures/boot/node.toml", "--json", "--out"]).arg(directory.path());
-        command.arg("--component").arg(format!("kubesolo={}", stand_in().display()));
+        // The component takes the file by its name.
+        let program = directory.path().join("kubesolo");
+        fs::copy(stand_in(), &program).expect("copied");
+        command.arg("--component").arg(format!("kubesolo={}", program.display()));
         let outcome = run(&mut command).expect_code(0);
         let listed: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("--json prints JSON");
         let image = PathBuf::from(listed["artifacts"][0]["path"].as_str().expect("an artifact has a path"));
@@ -111,6 +114,8 @@ fn the_appliance_is_configured_observed_reached_watched_and_reset() {
     observed(&guest, metrics);
     assert_eq!(guest.shell("cat /var/lib/kubesolo/marker /etc/kubesolo/note"), "keptnoted");
     assert!(guest.ssh("echo x > /usr/x").code != 0, "the root can be written");
+    // Once the node was ready, no module can be loaded.
+    assert_eq!(guest.shell("cat /proc/sys/kernel/modules_disabled"), "1\n");
 
     // PID 1 makes no progress any more: the hardware restarts the machine.
     guest.shell("rm /etc/kubesolo/note && echo x > /var/lib/kubesolo/state && sync");

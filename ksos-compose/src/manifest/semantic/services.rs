@@ -22,7 +22,8 @@ pub(super) fn check(context: &mut Context<'_>) {
         for (other, span) in after.filter(|(other, _)| !INTERNAL_SERVICES.contains(other)) {
             context.reference("services", other, span);
         }
-        if INTERNAL_SERVICES.contains(&name.as_str()) {
+        // `init` is the cgroup of PID 1.
+        if INTERNAL_SERVICES.contains(&name.as_str()) || name == "init" {
             let message = format!("`{name}` is a service of the runtime's own");
             context.error(Code::Conflict, entry.key, message, "expected another name");
         }
