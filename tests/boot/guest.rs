@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ksos_tests::{Outcome, compose, repository, run};
 
 /// Longest time for one boot. TCG on two busy processors is slow; a boot alone takes a tenth of it.
-pub const BOOT: Duration = Duration::from_secs(300);
+pub const BOOT: Duration = Duration::from_secs(600);
 
 /// What a node says when it is ready.
 pub const READY: &str = "ksos: ready ";
