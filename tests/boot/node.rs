@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use ksos_tests::{compose, repository, run, stand_in};
 
@@ -59,6 +60,12 @@ fn start(arguments: &[&str]) -> Guest {
 /// What the stand-in and its containers found.
 #[track_caller]
 fn all_checks_passed(guest: &Guest) {
+    // The last output of a program may come after the news that it has ended.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let all_said = |console: &str| console.matches("container checks:").count() >= console.matches(READY).count();
+    while !all_said(&guest.console()) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(200));
+    }
     let console = guest.console();
     let failed: Vec<&str> = console.lines().filter(|line| line.contains("FAILED")).collect();
     assert!(failed.is_empty(), "{failed:#?}\n{console}");
@@ -142,7 +149,7 @@ fn reached_from_the_host(kubeconfig: &Path) {
         if kubeconfig.exists() {
             break;
         }
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(200));
     }
     let text = fs::read_to_string(kubeconfig).expect("the kubeconfig was fetched");
     let config: serde_json::Value = serde_saphyr::from_str(&text).expect("YAML");
