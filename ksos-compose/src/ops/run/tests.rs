@@ -35,7 +35,7 @@ fn line(change: impl FnOnce(&mut arguments::Machine<'_>)) -> String {
 fn the_command_line_of_an_emulated_machine() {
     assert_eq!(
         line(|_| {}),
-        "-accel tcg,thread=multi -machine q35,smm=off -cpu max,la57=off -smp 2 -m 512M -nodefaults -display none \
+        "-accel tcg,thread=multi -machine q35,smm=off -cpu max,la57=off -smp 1 -m 512M -nodefaults -display none \
          -drive if=pflash,unit=0,format=raw,readonly=on,file=/fw/code.fd \
          -drive if=pflash,unit=1,format=raw,file=/t/vars \
          -drive if=none,id=disk,format=raw,cache=unsafe,discard=unmap,file=/t/a,,b.img \
