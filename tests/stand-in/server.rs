@@ -51,7 +51,7 @@ fn start_engine() -> Result<(), String> {
     let log = fs::File::create(format!("{directory}/containerd.log")).map_err(|error| format!("log: {error}"))?;
     Command::new("/usr/bin/containerd")
         .args(["--config", "/etc/containerd/config.toml", "--address", SOCKET])
-        .args(["--root", &format!("{directory}/root"), "--state", &format!("{directory}/state")])
+        .args(["--root", &format!("{directory}/root"), "--state", "/run/kubesolo/containerd"])
         .stdout(log.try_clone().map_err(|error| error.to_string())?)
         .stderr(log)
         .stdin(Stdio::null())
