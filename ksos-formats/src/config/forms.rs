@@ -246,7 +246,7 @@ fn is_image(text: &str) -> bool {
 }
 
 /// Types of keys (sshd(8), AUTHORIZED_KEYS FILE FORMAT) that servers of today take.
-const SSH_KEY_TYPES: &[&str] = &[
+pub const SSH_KEY_TYPES: &[&str] = &[
     "ssh-ed25519",
     "ssh-rsa",
     "ecdsa-sha2-nistp256",

@@ -35,6 +35,7 @@ pub use document::{
     CaCertificatesDocument, Document, KubeconfigDocument, MetricsDocument, Mode, NetworkDocument, NtpDocument,
     SimpleNetwork,
 };
+pub use forms::SSH_KEY_TYPES;
 pub use kubesolo::{kubesolo_arguments, kubesolo_environment, kubesolo_file};
 pub use parse::{document_text, parse_document, parse_meta_data, parse_network_config};
 pub use resolve::resolve;

@@ -5,17 +5,8 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ksos_formats::config::SSH_KEY_TYPES;
 
-/// Key types that servers of today accept.
-const TYPES: [&str; 7] = [
-    "ssh-ed25519",
-    "ssh-rsa",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-];
 /// Longest line in bytes: an RSA key of 16384 bits has about 2800.
 const LINE_LIMIT: usize = 8192;
 
@@ -56,8 +47,8 @@ pub fn check(line: &str) -> Result<String, KeyError> {
     }
     let mut words = words(line).into_iter();
     let first = words.next().unwrap_or_default();
-    let kind = if TYPES.contains(&first) { first } else { words.next().unwrap_or_default() };
-    if !TYPES.contains(&kind) {
+    let kind = if SSH_KEY_TYPES.contains(&first) { first } else { words.next().unwrap_or_default() };
+    if !SSH_KEY_TYPES.contains(&kind) {
         return Err(KeyError::Type);
     }
     let blob = words.next().and_then(|text| STANDARD.decode(text).ok()).ok_or(KeyError::Base64)?;
@@ -111,7 +102,7 @@ pub(super) mod tests {
 
     #[test]
     fn keys_with_and_without_options_and_comments() {
-        for kind in TYPES {
+        for kind in SSH_KEY_TYPES {
             assert!(check(&key(kind, "a@b")).is_ok(), "{kind}");
         }
         let plain = key("ssh-ed25519", "");
