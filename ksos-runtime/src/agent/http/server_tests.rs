@@ -29,11 +29,16 @@ fn serve<T>(server: &mut Server<u8>, clients: Vec<JoinHandle<T>>) -> Vec<T> {
     while !clients.iter().all(JoinHandle::is_finished) {
         server.turn(Some(Duration::from_millis(20)), &mut echo).expect("poll");
     }
-    // A client may be gone before the server has seen it.
-    for _ in 0..3 {
-        server.turn(Some(Duration::from_millis(20)), &mut echo).expect("poll");
-    }
     clients.into_iter().map(|client| client.join().expect("no panic")).collect()
+}
+
+/// Turns the server until it has `count` connections: a client may be gone long before the server has seen it.
+fn until_connections(server: &mut Server<u8>, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while server.connections.len() != count {
+        assert!(Instant::now() < deadline, "{} connections instead of {count}", server.connections.len());
+        server.turn(Some(Duration::from_millis(20)), &mut Echo(0)).expect("poll");
+    }
 }
 
 /// Sends `request`, reads to the end, and returns everything with the time it took.
@@ -65,8 +70,8 @@ fn requests_are_answered_and_connections_closed() {
     assert_eq!(answers[0].0, format!("{fields}7 127.0.0.1 /a\n"));
     assert_eq!(answers[1].0, fields);
     assert_eq!(answers[2].0, answers[0].0, "one request per connection");
-    assert!(answers.iter().all(|(_, time)| *time < Duration::from_secs(2)), "{answers:?}");
-    assert!(server.connections.is_empty() && server.rejected() == 0);
+    until_connections(&mut server, 0);
+    assert_eq!(server.rejected(), 0);
 }
 
 #[test]
@@ -110,11 +115,11 @@ fn slow_clients_do_not_keep_others_waiting_and_end() {
     std::thread::sleep(Duration::from_millis(50));
     clients.push(client(address, get("/a")));
     let answers = serve(&mut server, clients);
-    assert!(answers[3].1 < Duration::from_secs(2), "{:?}", answers[3]);
     for (answer, time) in &answers[..3] {
-        assert!(answer.starts_with("HTTP/1.1 408 ") && *time < Duration::from_secs(8), "{answer} {time:?}");
+        assert!(answer.starts_with("HTTP/1.1 408 ") && *time >= RECEIVE_TIME, "{answer} {time:?}");
+        assert!(answers[3].1 < *time, "{:?} waited for {time:?}", answers[3]);
     }
-    assert!(server.connections.is_empty());
+    until_connections(&mut server, 0);
 }
 
 #[test]
@@ -145,17 +150,15 @@ fn half_open_and_reset_clients_are_forgotten() {
     });
     let lengths = serve(&mut server, vec![half, complete, reset]);
     assert!(lengths[0] == 0 && lengths[1] > 50, "{lengths:?}");
-    let mut echo = Echo(0);
-    for _ in 0..10 {
-        server.turn(Some(Duration::from_millis(20)), &mut echo).expect("poll");
-    }
-    assert!(server.connections.is_empty());
+    until_connections(&mut server, 0);
 }
 
 #[test]
 fn a_client_that_reads_nothing_holds_one_answer() {
     let (mut server, address) = server();
     let stream = TcpStream::connect(address).expect("connected");
+    // Otherwise the kernel may take the whole answer: tcp_rmem allows 32 MiB on some machines.
+    rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 16 << 10).expect("set");
     (&stream).write_all(get("/large").as_bytes()).expect("sent");
     let answers = {
         let other = std::thread::spawn(move || {
@@ -165,7 +168,8 @@ fn a_client_that_reads_nothing_holds_one_answer() {
         serve(&mut server, vec![other])
     };
     assert!(answers[0].0.starts_with("HTTP/1.1 200"), "{answers:?}");
-    assert_eq!(server.connections.len(), 1);
+    until_connections(&mut server, 1);
+    assert!(matches!(server.connections[0].phase, Phase::Sending { .. }));
     assert!(server.connections[0].deadline <= Instant::now() + SEND_TIME);
 }
 
@@ -186,9 +190,7 @@ fn connections_are_limited_in_all_and_by_address() {
     connect(&mut server, 4, 20);
     assert_eq!((server.connections.len(), server.rejected()), (CONNECTION_LIMIT, 3 + 16));
     drop(open);
-    let answers = serve(&mut server, vec![client(address, get("/a"))]);
-    // Whether it is taken depends on whether the others were seen to be gone before.
-    assert!(answers[0].0.is_empty() || answers[0].0.starts_with("HTTP/1.1 200"), "{answers:?}");
+    until_connections(&mut server, 0);
     let answers = serve(&mut server, vec![client(address, get("/a"))]);
     assert!(answers[0].0.starts_with("HTTP/1.1 200"), "{answers:?}");
 }
@@ -204,9 +206,8 @@ fn connect_from(from: [u8; 4], to: SocketAddr) -> TcpStream {
 #[test]
 fn an_answer_that_takes_time_costs_others_nothing() {
     let (mut server, address) = server();
-    let mut echo = Echo(0);
     let idle = TcpStream::connect(address).expect("connected");
-    server.turn(Some(Duration::from_millis(100)), &mut echo).expect("poll");
+    until_connections(&mut server, 1);
     let before = server.connections[0].deadline;
     serve(&mut server, vec![client(address, get("/slow"))]);
     assert!(server.connections[0].deadline >= before + Duration::from_millis(300));
