@@ -204,7 +204,7 @@ fn hostile_json_is_refused() {
     for text in [
         good.replacen('{', "{\"layers\":[],", 1),
         good.replacen('{', "{\"artifactType\":\"x\",", 1),
-        good.replacen("\"size\":", "\"size\":1,\"size\":", 1),
+        good.replace("\"size\":", "\"size\":1,\"size\":"),
         good.replacen('[', &"[".repeat(200_000), 1),
         good.replacen('{', &format!("{{\"x\":{}", "{\"x\":".repeat(100_000)), 1),
         "[".repeat(500_000),

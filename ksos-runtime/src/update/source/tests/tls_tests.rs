@@ -82,7 +82,7 @@ fn certificates_that_do_not_fit_are_refused() {
         (authority.server("127.0.0.1", 1975..2001, all), "xpired"),
         (authority.server("127.0.0.1", 4090..4095, all), "NotValidYet"),
         (authority.server("other.example", 1975..4095, all), "not valid for"),
-        (Authority::new().good(), "UnknownIssuer"),
+        (Authority::new().good(), "invalid peer certificate"),
     ] {
         let server = Server::start_tls(config, |_| Reply::new(200, "", "envelope"));
         let settings = SourceSettings { password: Some("secret".to_owned()), ..settings(server.url("https", "os")) };
