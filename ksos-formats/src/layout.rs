@@ -53,3 +53,14 @@ pub const NETWORK_SOCKET: &str = "/run/ksos/network.socket";
 pub const RESOLV_CONF: &str = "/run/ksos/resolv.conf";
 /// The image's default configuration, YAML as a site writes it. Optional.
 pub const DEFAULT_CONFIG: &str = "/usr/lib/ksos/config.yaml";
+
+/// The first key set that a node trusts ([`crate::update::KeySet`]), in the root file system. Without it there are no updates.
+pub const UPDATE_KEYS: &str = "/usr/lib/ksos/update/keys.json";
+/// Directory with the public keys (PEM) of `cosign` that a release in an OCI registry must be signed by. Optional.
+pub const UPDATE_COSIGN_KEYS: &str = "/usr/lib/ksos/update/cosign";
+/// The boot state as last read or written, as JSON. Written by the update process.
+pub const BOOT_STATE: &str = "/run/ksos/bootstate.json";
+/// What is known of updates, as JSON. Written by the update process.
+pub const UPDATE_STATUS: &str = "/run/ksos/update.json";
+/// What updates keep, below the mount point of the data partition.
+pub const UPDATE_DATA: &str = "ksos/update";

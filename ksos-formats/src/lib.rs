@@ -12,6 +12,7 @@ pub mod config;
 pub mod digest;
 pub mod layout;
 pub mod runtime;
+pub mod update;
 
 pub use arch::Arch;
 pub use digest::Digest;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Digest;
 use crate::boot::ImageId;
+use crate::update::Window;
 
 /// The current value of [`RuntimeConfig::format`].
 pub const FORMAT: u32 = 1;
@@ -54,6 +55,30 @@ pub struct RuntimeConfig {
     /// Timeout of the hardware watchdog in milliseconds; `None` leaves it alone.
     #[serde(default)]
     pub watchdog_ms: Option<u64>,
+    /// Updates. Without this the node takes none.
+    #[serde(default)]
+    pub update: Option<UpdateConfig>,
+}
+
+/// What the image says about updates; a site's configuration may say otherwise ([`crate::config::Updates`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateConfig {
+    /// What kind of machine the image is for ([`crate::update::Release::board`]).
+    pub board: String,
+    /// Where releases come from: `https://HOST/PATH`, `http://HOST/PATH` or `oci://HOST/REPOSITORY`.
+    pub source: Option<String>,
+    /// Channel that is followed.
+    pub channel: String,
+    /// Whether the node updates by itself. Otherwise it looks, and says what there is.
+    pub automatic: bool,
+    /// Time between two looks in milliseconds; up to a tenth more is added at random.
+    pub interval_ms: u64,
+    /// Time that a new version has to become healthy, in milliseconds from its first service on.
+    pub gate_ms: u64,
+    /// Time that it must stay healthy before it is kept, in milliseconds.
+    pub hold_ms: u64,
+    /// When a node may install and restart by itself. Empty: always.
+    pub windows: Vec<Window>,
 }
 
 /// What runs containers.

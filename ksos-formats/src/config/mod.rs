@@ -43,7 +43,7 @@ pub use resolve::resolve;
 pub use schema::json_schema;
 pub use types::{
     Action, CaCertificates, Interface, InterfaceKind, KubeSolo, KubeconfigAccess, Match, Metrics, Network, NodeConfig,
-    Ntp, Route, WriteFile,
+    Ntp, Route, Updates, WriteFile,
 };
 pub use yaml::read_texts;
 

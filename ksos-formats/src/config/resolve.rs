@@ -29,6 +29,7 @@ pub fn resolve(
     let mut networks = vec![cmdline.network.as_ref(), found.and_then(|found| found.network.as_ref()), network_config];
     networks.push(default.and_then(|default| default.network.as_ref()));
     let config = NodeConfig {
+        updates: super::Updates::default(),
         hostname: first(&sources, |source| source.hostname.as_ref()),
         network: network(networks.into_iter().flatten(), &mut warnings),
         ntp: Ntp {

@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::update::Window;
+
 /// Everything a site can say about a node, with defaults filled in. Holds secrets: files with it have mode 0600.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -28,6 +30,50 @@ pub struct NodeConfig {
     pub metrics: Metrics,
     /// Serving the administrator's kubeconfig.
     pub kubeconfig: KubeconfigAccess,
+    /// Updates.
+    pub updates: Updates,
+}
+
+/// Updates: what a site says otherwise than the image ([`crate::runtime::UpdateConfig`]).
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Updates {
+    /// Whether the node updates by itself.
+    pub automatic: Option<bool>,
+    /// Where releases come from: `https://HOST/PATH`, `http://HOST/PATH` or `oci://HOST/REPOSITORY`.
+    pub source: Option<String>,
+    /// Channel that is followed.
+    pub channel: Option<String>,
+    /// Time between two looks in milliseconds.
+    pub interval_ms: Option<u64>,
+    /// When the node may install and restart by itself; an empty list is always.
+    pub windows: Option<Vec<Window>>,
+    /// Most bytes per second that are fetched.
+    pub bandwidth: Option<u64>,
+    /// User name for the source.
+    pub username: Option<String>,
+    /// Password for the source; without a user name, a bearer token.
+    pub password: Option<String>,
+    /// Proxy for the source: `http://HOST:PORT`.
+    pub proxy: Option<String>,
+}
+
+/// Shows no password.
+impl fmt::Debug for Updates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Updates { automatic, source, channel, interval_ms, windows, bandwidth, username, password, proxy } = self;
+        f.debug_struct("Updates")
+            .field("automatic", automatic)
+            .field("source", source)
+            .field("channel", channel)
+            .field("interval_ms", interval_ms)
+            .field("windows", windows)
+            .field("bandwidth", bandwidth)
+            .field("username", username)
+            .field("password", &password.as_ref().map(|_| "(secret)"))
+            .field("proxy", &proxy.as_ref().map(|_| "(set)"))
+            .finish()
+    }
 }
 
 /// The network.

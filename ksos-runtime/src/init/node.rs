@@ -134,6 +134,7 @@ pub(super) mod tests {
     /// Returns a configuration without services.
     pub(crate) fn config() -> RuntimeConfig {
         RuntimeConfig {
+            update: None,
             format: runtime::FORMAT,
             image: ImageId {
                 name: "demo".to_owned(),

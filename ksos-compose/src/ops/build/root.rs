@@ -216,6 +216,7 @@ fn runtime_config(
 ) -> RuntimeConfig {
     let data = manifest.partitions.values().find(|partition| partition.role == PartitionRole::Data);
     RuntimeConfig {
+        update: None,
         format: runtime::FORMAT,
         image: image.clone(),
         hostname: manifest.image.hostname.clone(),

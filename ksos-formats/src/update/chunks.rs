@@ -1,0 +1,71 @@
+//! Cutting a slot image into chunks by content: FastCDC (Xia et al., USENIX ATC 2016; "v2020" of crate `fastcdc`) with
+//! normalisation level 1, chunks of [`MIN_CHUNK`] to [`MAX_CHUNK`] bytes, [`AVERAGE_CHUNK`] on average.
+//!
+//! The composer cuts the image of a release, and a node cuts what is in its own slot: where both have the same bytes,
+//! wherever they are, the cuts fall alike, and nothing needs to be fetched. The parameters are part of the format:
+//! a node that cuts otherwise finds nothing, and fetches everything. Zeros are no chunk: see [`Piece::Zeros`].
+
+use fastcdc::v2020::{Normalization, select_masks};
+
+/// Smallest chunk in bytes (the last of an image may be smaller).
+pub const MIN_CHUNK: usize = 8 << 10;
+/// Average size of a chunk in bytes.
+pub const AVERAGE_CHUNK: usize = 32 << 10;
+/// Largest chunk in bytes.
+pub const MAX_CHUNK: usize = 128 << 10;
+
+/// What an image is cut into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Piece<'a> {
+    /// A chunk.
+    Data(&'a [u8]),
+    /// This many zero bytes. Neighbouring pieces of zeros are one in an index.
+    Zeros(usize),
+}
+
+impl Piece<'_> {
+    /// Returns the size in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Piece::Data(bytes) => bytes.len(),
+            Piece::Zeros(count) => *count,
+        }
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Returns the first piece of `bytes`, which are the next [`MAX_CHUNK`] bytes of the image, or all that are left.
+pub fn first(bytes: &[u8]) -> Piece<'_> {
+    let bytes = &bytes[..bytes.len().min(MAX_CHUNK)];
+    let piece = &bytes[..cut(bytes)];
+    if is_zero(piece) { Piece::Zeros(piece.len()) } else { Piece::Data(piece) }
+}
+
+fn cut(bytes: &[u8]) -> usize {
+    if bytes.len() <= MIN_CHUNK {
+        return bytes.len();
+    }
+    let (strict, relaxed) = select_masks(AVERAGE_CHUNK, Normalization::Level1);
+    let (strict_shifted, relaxed_shifted) = (strict << 1, relaxed << 1);
+    let (_, length) = fastcdc::v2020::cut(
+        bytes,
+        MIN_CHUNK,
+        AVERAGE_CHUNK,
+        MAX_CHUNK,
+        strict,
+        relaxed,
+        strict_shifted,
+        relaxed_shifted,
+    );
+    length.clamp(1, bytes.len())
+}
+
+/// Whether all bytes are zero.
+pub fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<16>();
+    rest.iter().all(|byte| *byte == 0) && words.iter().all(|word| *word == [0; 16])
+}
