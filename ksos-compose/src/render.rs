@@ -106,6 +106,7 @@ impl Terminal {
             let artifacts: Vec<_> = done.iter().flat_map(|built| built.artifacts.iter().map(|artifact| json!({
                 "image": built.name, "version": built.version, "arch": built.arch, "format": artifact.format,
                 "path": artifact.path, "size": artifact.size, "allocated": artifact.allocated, "sha256": artifact.sha256,
+                "files": artifact.files,
             }))).collect();
             outln!("{:#}", json!({ "artifacts": artifacts }));
         }
@@ -209,6 +210,7 @@ impl Terminal {
             for artifact in &plan.artifacts {
                 outln!("  writes {}", artifact.file_name);
             }
+            plan.release.iter().for_each(|release| outln!("  writes {}", release.directory_name));
         }
     }
 

@@ -6,6 +6,7 @@
 //! - `config`: where the node's configuration comes from, and what is done with it.
 //! - `network`: the process that sets interfaces, addresses, names and the clock.
 //! - `agent`: the process that answers about health, metrics and the kubeconfig.
+//! - `update`: from a release at its source to a committed slot.
 //!
 //! The first argument or the name that the binary is called by chooses what it is; see [`main`]. No
 //! async; threads and TLS never in PID 1. A panic aborts, except in PID 1 (see `init`).
@@ -19,6 +20,7 @@ pub mod init;
 pub mod modules;
 pub mod network;
 pub mod sys;
+pub mod update;
 
 use std::io::{Write, stderr, stdout};
 

@@ -77,6 +77,28 @@ pub enum OpError {
         /// The blob.
         digest: ksos_formats::Digest,
     },
+    /// A file of `update.keys` or `update.cosign-keys` cannot be used.
+    #[error("{}: {source}", path.display())]
+    UpdateKey {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: crate::manifest::keys::KeyFileError,
+    },
+    /// The release could not be written or read.
+    #[error("{}: {source}", path.display())]
+    Release {
+        /// Its directory.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: crate::artifact::release::Error,
+    },
+    /// A file that should be the document of a release.
+    #[error("{}: not the document of a release", path.display())]
+    NoRelease {
+        /// The file.
+        path: std::path::PathBuf,
+    },
     /// A Debian package cannot be read.
     #[error("package {name}: {source}")]
     Deb {

@@ -8,12 +8,14 @@
 //! - [`index`]: the list of chunks of a slot image.
 //! - [`fetch`]: which bytes of the chunk file a node must fetch.
 //! - [`window`]: when a node may install and restart.
+//! - [`cosign`]: what `cosign` leaves in a registry.
 //!
 //! Whoever reads a document passes it through [`envelope::Envelope::verify`] first: there is no other way to a
 //! [`release::Release`] or [`channel::Channel`] that the update agent takes.
 
 pub mod channel;
 pub mod chunks;
+pub mod cosign;
 pub mod envelope;
 pub mod fetch;
 pub mod index;
