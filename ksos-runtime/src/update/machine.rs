@@ -143,11 +143,7 @@ impl State {
     pub fn is_installing(&self) -> bool {
         matches!(
             self,
-            State::Chosen(_)
-                | State::Clearing(_)
-                | State::Writing { .. }
-                | State::Verifying(_)
-                | State::Activating(_)
+            State::Chosen(_) | State::Clearing(_) | State::Writing { .. } | State::Verifying(_) | State::Activating(_)
         )
     }
 }

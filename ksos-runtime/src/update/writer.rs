@@ -233,7 +233,7 @@ impl SlotWriter {
             self.disk.read_at(at, &mut self.scratch)?;
             hasher.update(&self.scratch);
             at += part;
-            if at % WINDOW == 0 {
+            if at.is_multiple_of(WINDOW) {
                 self.disk.forget(at - WINDOW, WINDOW)?;
             }
         }
