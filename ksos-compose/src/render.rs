@@ -106,6 +106,7 @@ impl Terminal {
             let artifacts: Vec<_> = done.iter().flat_map(|built| built.artifacts.iter().map(|artifact| json!({
                 "image": built.name, "version": built.version, "arch": built.arch, "format": artifact.format,
                 "path": artifact.path, "size": artifact.size, "allocated": artifact.allocated, "sha256": artifact.sha256,
+                "files": artifact.files,
             }))).collect();
             outln!("{:#}", json!({ "artifacts": artifacts }));
         }
@@ -209,6 +210,7 @@ impl Terminal {
             for artifact in &plan.artifacts {
                 outln!("  writes {}", artifact.file_name);
             }
+            plan.release.iter().for_each(|release| outln!("  writes {}", release.directory_name));
         }
     }
 
@@ -287,6 +289,27 @@ impl Terminal {
     /// Prints what became of a run.
     pub fn ran(&self, outcome: &ops::run::Outcome) {
         self.line(&outcome.to_string());
+    }
+
+    /// Says that a case of a test has ended.
+    pub fn tested_case(&self, case: &ops::test::Case) {
+        if !self.quiet {
+            let word = match case.verdict {
+                ops::test::Verdict::Passed => self.paint("1;32", "ok"),
+                ops::test::Verdict::Failed { .. } => self.paint("1;31", "FAILED"),
+                ops::test::Verdict::Skipped => "skipped".to_owned(),
+            };
+            self.line(&format!("{}: {} ... {word} ({:.0} s)", case.group, case.name, case.time.as_secs_f64()));
+        }
+    }
+
+    /// Prints what a test found.
+    pub fn tested(&self, report: &ops::test::Report, json: bool) -> ExitCode {
+        match json {
+            true => outln!("{:#}", report.to_json()),
+            false => outln!("{}", report.to_table().trim_end()),
+        }
+        if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) }
     }
 
     /// Prints what the cache holds.

@@ -5,6 +5,7 @@ pub mod cpio;
 pub mod disk;
 pub mod ext4;
 pub mod fat;
+pub mod release;
 pub mod squashfs;
 pub mod verity;
 pub mod window;

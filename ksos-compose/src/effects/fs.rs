@@ -87,6 +87,20 @@ impl AtomicFile {
         self.temporary.path()
     }
 
+    /// Like [`AtomicFile::commit`], but never replaces a file that is there.
+    ///
+    /// # Errors
+    /// With [`io::ErrorKind::AlreadyExists`] when there is one.
+    pub fn commit_new(self, mode: u32) -> Result<(), FsError> {
+        use std::os::unix::fs::PermissionsExt;
+        let AtomicFile { temporary, path } = self;
+        let file = temporary.as_file();
+        file.set_permissions(std::fs::Permissions::from_mode(mode)).context("set mode of", &path)?;
+        file.sync_all().context("sync", &path)?;
+        temporary.persist_noclobber(&path).map_err(|error| error.error).context("create", &path)?;
+        sync_parent(&path)
+    }
+
     /// Makes the file durable under its name with permission bits `mode`. A crash before the rename leaves the old
     /// file; after it, the new one.
     pub fn commit(self, mode: u32) -> Result<(), FsError> {
@@ -107,6 +121,84 @@ impl Write for AtomicFile {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file().flush()
+    }
+}
+
+/// A directory that appears under its name only when [`AtomicDirectory::commit`] is called, with everything in it. While
+/// it is made it is `.NAME.tmp` beside it: what an interrupted program left there is removed first, so two must not make
+/// the same directory at once.
+#[derive(Debug)]
+pub struct AtomicDirectory {
+    temporary: PathBuf,
+    path: PathBuf,
+    committed: bool,
+}
+
+impl AtomicDirectory {
+    /// Starts a new directory that will become `path`. The parent directory is created when it is missing.
+    pub fn create(path: &Path) -> Result<Self, FsError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = path.with_file_name(format!(".{name}.tmp"));
+        remove_tree(&temporary)?;
+        create_dir_all(&temporary)?;
+        Ok(AtomicDirectory { temporary, path: path.to_owned(), committed: false })
+    }
+
+    /// Creates the file `name` in it, open for reading and writing.
+    pub fn create_file(&self, name: &str) -> Result<File, FsError> {
+        let path = self.temporary.join(name);
+        File::options().read(true).write(true).create_new(true).open(&path).context("create", &path)
+    }
+
+    /// Makes the directory durable under its name; one that was there is replaced as a whole, and goes. A crash leaves
+    /// the old one or the new one.
+    pub fn commit(mut self) -> Result<(), FsError> {
+        for name in list(&self.temporary)? {
+            let path = self.temporary.join(name);
+            File::open(&path).and_then(|file| file.sync_all()).context("sync", &path)?;
+        }
+        File::open(&self.temporary).and_then(|file| file.sync_all()).context("sync", &self.temporary)?;
+        if symlink_metadata(&self.path).is_ok() {
+            exchange(&self.temporary, &self.path)?;
+        } else {
+            std::fs::rename(&self.temporary, &self.path).context("rename to", &self.path)?;
+            self.committed = true;
+        }
+        sync_parent(&self.path)
+    }
+}
+
+impl Drop for AtomicDirectory {
+    fn drop(&mut self) {
+        if !self.committed {
+            // The next one removes what stays.
+            let _ = remove_tree(&self.temporary);
+        }
+    }
+}
+
+/// Swaps `new` and `path` in one step. Where the file system cannot, there is a moment in which `path` does not exist.
+fn exchange(new: &Path, path: &Path) -> Result<(), FsError> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, new, CWD, path, RenameFlags::EXCHANGE) {
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::OPNOTSUPP) => {
+            remove_tree(path)?;
+            std::fs::rename(new, path).context("rename to", path)
+        }
+        result => result.map_err(io::Error::from).context("rename to", path),
+    }
+}
+
+/// Removes the file or directory `path` and everything in it; that it is not there is no error.
+pub fn remove_tree(path: &Path) -> Result<(), FsError> {
+    let removed = match symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error.source),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.context("remove", path),
     }
 }
 

@@ -16,6 +16,7 @@ mod check;
 mod diagnostic;
 mod digest;
 mod files;
+pub mod keys;
 mod layers;
 mod merge;
 mod node;

@@ -77,6 +77,28 @@ pub enum OpError {
         /// The blob.
         digest: ksos_formats::Digest,
     },
+    /// A file of `update.keys` or `update.cosign-keys` cannot be used.
+    #[error("{}: {source}", path.display())]
+    UpdateKey {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: crate::manifest::keys::KeyFileError,
+    },
+    /// The release could not be written or read.
+    #[error("{}: {source}", path.display())]
+    Release {
+        /// Its directory.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: crate::artifact::release::Error,
+    },
+    /// A file that should be the document of a release.
+    #[error("{}: not the document of a release", path.display())]
+    NoRelease {
+        /// The file.
+        path: std::path::PathBuf,
+    },
     /// A Debian package cannot be read.
     #[error("package {name}: {source}")]
     Deb {
@@ -251,6 +273,9 @@ pub enum OpError {
     /// The image could not be run.
     #[error(transparent)]
     Run(#[from] super::run::RunError),
+    /// The test cannot be made.
+    #[error(transparent)]
+    Test(#[from] super::test::TestError),
     /// A port forward on the command line.
     #[error(transparent)]
     Forward(#[from] super::run::ParseForwardError),
@@ -346,6 +371,7 @@ impl OpError {
             | OpError::NoCacheDirectory
             | OpError::Size { .. }
             | OpError::Forward(_)
+            | OpError::Test(_)
             | OpError::SameImage { .. }
             | OpError::Replacement { .. }
             | OpError::Lock(_)

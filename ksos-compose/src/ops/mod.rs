@@ -9,6 +9,7 @@ pub mod diff;
 pub mod error;
 pub mod run;
 pub mod session;
+pub mod test;
 pub mod update;
 pub mod verify;
 mod workloads;

@@ -15,7 +15,10 @@ use serde::Serialize;
 
 use crate::graph::{Input, Step};
 use crate::manifest::{Manifest, OutputFormat, PartitionRole};
-pub use resolved::{Download, ImageSource, LocalTree, Package, Program, Resolved, ResolvedComponent, ResolvedImage};
+pub use resolved::{
+    Download, ImageSource, LocalTree, Package, Program, Resolved, ResolvedComponent, ResolvedImage, Trust,
+    update_config,
+};
 pub use steps::{ImageBlobs, ModulesTask, Part, Selection, Task};
 
 /// A plan.
@@ -40,6 +43,22 @@ pub struct Plan {
     pub images: Vec<ImageBlobs>,
     /// Artifacts.
     pub artifacts: Vec<PlannedArtifact>,
+    /// The release for updates, when nodes take any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleasePlan>,
+}
+
+/// The release of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReleasePlan {
+    /// Name of its directory in the output directory.
+    pub directory_name: String,
+    /// What kind of machine the image is for.
+    pub board: String,
+    /// The oldest version that may update to it.
+    pub minimum_version: Option<String>,
+    /// When it ends to be installed, seconds since 1970.
+    pub expires: Option<u64>,
 }
 
 /// One artifact.
@@ -102,6 +121,8 @@ pub struct Inputs<'a> {
     pub overlays: &'a BTreeMap<String, LocalTree>,
     /// Container images that are not built here, resolved.
     pub images: &'a BTreeMap<String, ResolvedImage>,
+    /// What the root file system has of keys for updates.
+    pub trust: Option<&'a Trust>,
     /// Contents of the required-option files.
     pub required_options: &'a [(String, String)],
     /// Version of the composer, part of every key.
@@ -124,7 +145,18 @@ pub fn plan(inputs: &Inputs<'_>) -> Plan {
     let artifacts = artifacts.collect();
     let disk = disk(manifest, &image);
     let steps::Steps { steps, tasks, parts, images } = steps::steps(inputs, &image);
-    Plan { image, steps, tasks, parts, cmdline: manifest.kernel.cmdline.clone(), disk, images, artifacts }
+    let release = manifest.update.is_enabled().then(|| release(manifest, &image, &stem));
+    Plan { image, steps, tasks, parts, cmdline: manifest.kernel.cmdline.clone(), disk, images, artifacts, release }
+}
+
+fn release(manifest: &Manifest, image: &ImageId, stem: &str) -> ReleasePlan {
+    let update = &manifest.update;
+    ReleasePlan {
+        directory_name: format!("{stem}{}", ksos_formats::update::RELEASE_SUFFIX),
+        board: update.board.clone(),
+        minimum_version: update.minimum_version.clone(),
+        expires: update.valid_for.map(|time| image.epoch.saturating_add(time.milliseconds / 1000)),
+    }
 }
 
 fn disk(manifest: &Manifest, image: &ImageId) -> DiskPlan {

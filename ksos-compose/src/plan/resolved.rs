@@ -3,12 +3,24 @@
 use std::path::PathBuf;
 
 use ksos_formats::Digest;
+use ksos_formats::runtime::UpdateConfig;
+use ksos_formats::update::KeySet;
 
+use crate::manifest::Manifest;
 use crate::oci::reference::Reference;
 use crate::source::apt::Pinned;
 use crate::source::archive::Format;
 use crate::source::oci::PinnedImage;
 use crate::tree::Tree;
+
+/// What a node trusts.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Trust {
+    /// Keys of releases.
+    pub keys: KeySet,
+    /// Keys of `cosign` (PEM).
+    pub cosign: Vec<String>,
+}
 
 /// A component with its pinned inputs.
 #[derive(Debug, Clone)]
@@ -136,4 +148,19 @@ pub struct Program {
     pub profile: String,
     /// What names the compiler; empty when none is installed here.
     pub toolchain: String,
+}
+
+/// Returns what the node is told about updates; nothing when it takes none.
+pub fn update_config(manifest: &Manifest) -> Option<UpdateConfig> {
+    let update = &manifest.update;
+    update.is_enabled().then(|| UpdateConfig {
+        board: update.board.clone(),
+        source: update.source.clone(),
+        channel: update.channel.clone(),
+        automatic: update.automatic,
+        interval_ms: update.interval.milliseconds,
+        gate_ms: update.gate.milliseconds,
+        hold_ms: update.hold.milliseconds,
+        windows: update.windows(),
+    })
 }

@@ -476,6 +476,8 @@ impl Builder<'_> {
             .parameter("container-images", &names)
             .parameter("workloads", &manifest.workloads)
             .parameter("node", &manifest.node)
+            .parameter("update", &super::resolved::update_config(manifest))
+            .parameter("trust", &digest_of(&self.inputs.trust))
             .parameter("console", &manifest.console)
             .parameter("partitions", &manifest.partitions)
             .parameter("budgets", &manifest.budgets);

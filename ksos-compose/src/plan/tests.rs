@@ -51,6 +51,7 @@ fn planned(manifest: &Manifest, arch: Arch, epoch: u64) -> Plan {
         components: &components(manifest, arch),
         overlays: &overlays,
         images: &BTreeMap::new(),
+        trust: None,
         required_options: &[],
         composer: "test",
     })

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use ksos_formats::Digest;
+use ksos_formats::update::{self, window};
 
 use super::super::types::{Duration, Glob, ImagePath, Mode, ModulePattern, RequiredOption, Size, ValueError};
 use super::suggest;
@@ -53,6 +54,21 @@ pub(in super::super) fn check(format: &str, text: &str) -> Result<(), Wrong> {
         Some("image-digest") => require(parse_digest(text).is_ok(), "sha256: and 64 lower-case hexadecimal digits"),
         Some("kernel-parameter") => kernel_parameter(text),
         Some("semver") => semver(text),
+        Some("days") => {
+            require(window::parse_days(text).is_ok(), "days: \"sat\", \"mon-fri\", \"mon, wed\" or \"daily\"")
+        }
+        Some("time-of-day") => require(window::parse_start(text).is_ok(), "a time of day: \"02:00\""),
+        Some("window-length") => {
+            require(window::parse_length(text).is_ok(), "minutes, hours or days, at most a week: \"3h\" or \"1h30m\"")
+        }
+        Some("time-zone") => require(
+            window::TimeZone::parse(text).is_ok(),
+            "UTC, an offset such as \"+02:00\", a POSIX TZ string, or a name such as \"Europe/Berlin\"",
+        ),
+        Some("update-name") => {
+            require(update::is_name(text), "a name of lower-case letters, digits and `-`, at most 63 long")
+        }
+        Some("update-source") => update_source(text),
         Some(name) => word(name, text),
         None => Ok(()),
     }
@@ -267,6 +283,23 @@ fn url(text: &str) -> Result<(), Wrong> {
     };
     require(host.split('.').all(label), "an address with a host name")?;
     require(port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0)), "a port from 1 to 65535")
+}
+
+/// Where releases come from: a directory that HTTP serves, or a repository of an OCI registry without a tag.
+fn update_source(text: &str) -> Result<(), Wrong> {
+    let expected = "https://HOST/PATH, http://HOST/PATH or oci://HOST/REPOSITORY";
+    let Some(repository) = text.strip_prefix("oci://") else {
+        require(text.starts_with("https://") || text.starts_with("http://"), expected)?;
+        require(!text.contains('?'), "an address without a query")?;
+        return url(text);
+    };
+    let (host, path) = repository.split_once('/').unwrap_or_default();
+    let part = |part: &str| {
+        let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+        part.bytes().all(inside) && part.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+    };
+    require(!host.is_empty() && path.split('/').all(part), "oci://HOST/REPOSITORY without a tag")?;
+    url(&format!("https://{host}/"))
 }
 
 fn install_from(text: &str) -> Result<(), Wrong> {

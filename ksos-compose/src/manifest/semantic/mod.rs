@@ -8,6 +8,7 @@ mod disk;
 mod kernel;
 mod paths;
 mod services;
+mod update;
 mod users;
 
 use super::check::{HostPathUse, suggest};
@@ -35,6 +36,7 @@ pub(super) fn check(
     users::check(&mut context);
     paths::check_image_paths(&mut context);
     paths::check_host_paths(&mut context, host_paths, files);
+    update::check(&mut context, files);
 }
 
 /// What the checks read and where they report.

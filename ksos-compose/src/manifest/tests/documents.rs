@@ -176,6 +176,11 @@ fn patterns_accept_what_the_checks_accept() {
         "a:b",
         "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
         "1TiB",
+        "90d",
+        "02:00",
+        "mon-fri",
+        "1h30m",
+        "oci://registry.example/os",
         "12",
         "0",
     ];

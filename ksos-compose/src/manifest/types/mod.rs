@@ -6,6 +6,7 @@ pub mod service;
 pub mod settings;
 pub mod system;
 mod texts;
+pub mod update;
 pub mod values;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use system::{
     Boot, BootFile, BootLoader, Compression, Directory, Disk, FileEntry, Kernel, Link, Overlay, Partition,
     PartitionRole, Root, User,
 };
+pub use update::{Update, UpdateWindow};
 pub use values::{
     Duration, Glob, HostPath, ImagePath, Mode, ModulePattern, OptionRequirement, PerArch, RequiredOption, Size,
     ValueError,
@@ -91,6 +93,9 @@ pub struct Manifest {
     /// What the runtime does on the node beside running services.
     #[serde(default)]
     pub node: NodeSettings,
+    /// Updates of the node. Without keys it takes none.
+    #[serde(default)]
+    pub update: Update,
     /// What workloads may need that the image does not carry.
     #[serde(default)]
     pub workloads: Workloads,

@@ -36,6 +36,7 @@ texts! {
     AbsolutePath: "ksos-absolute-path", Some("^/");
     ArchiveName: "ksos-archive-name", Some("^[A-Za-z0-9][A-Za-z0-9._/-]*$");
     CrateName: "ksos-crate-name", Some("^[A-Za-z0-9_][A-Za-z0-9_-]*$");
+    Days: "ksos-days", None;
     Hostname: "ksos-hostname", Some("^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$");
     ImageDigest: "ksos-image-digest", Some("^sha256:[0-9a-f]{64}$");
     ImageName: "ksos-image-name", Some("^[a-z0-9][a-z0-9-]*$");
@@ -51,9 +52,14 @@ texts! {
     );
     Sha256: "ksos-sha256", Some("^[0-9a-f]{64}$");
     Suite: "ksos-suite", Some("^[A-Za-z0-9][A-Za-z0-9._/-]*$");
+    TimeOfDay: "ksos-time-of-day", Some("^[0-9]{1,2}:[0-9]{2}$");
+    TimeZone: "ksos-time-zone", None;
+    UpdateName: "ksos-update-name", Some("^[a-z0-9][a-z0-9-]*$");
+    UpdateSource: "ksos-update-source", Some("^(https?|oci)://");
     Url: "ksos-url", Some("^https?://");
     UrlTemplate: "ksos-url-template", Some("^https?://");
     Version: "ksos-version", Some("^[A-Za-z0-9][A-Za-z0-9.+~_-]*$");
+    WindowLength: "ksos-window-length", Some("^([0-9]+[mhd])+$");
 }
 
 /// An argument of a command: any text without NUL, also none.

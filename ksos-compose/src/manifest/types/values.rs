@@ -151,7 +151,7 @@ pub struct Duration {
 inline_schema!(Duration, "Duration", {
     "type": "string",
     "format": "ksos-duration",
-    "pattern": "^[0-9]+(ms|s|m|h)$"
+    "pattern": "^[0-9]+(ms|s|m|h|d)$"
 });
 
 impl Duration {
@@ -165,7 +165,7 @@ impl FromStr for Duration {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let error = ValueError("a number with ms, s, m or h: \"3s\", at most a year");
+        let error = ValueError("a number with ms, s, m, h or d: \"3s\", at most a year");
         let split = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
         let (digits, unit) = text.split_at(split);
         let unit: u64 = match unit {
@@ -173,6 +173,7 @@ impl FromStr for Duration {
             "s" => 1000,
             "m" => 60_000,
             "h" => 3_600_000,
+            "d" => 24 * 3_600_000,
             _ => return Err(error),
         };
         let milliseconds = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));

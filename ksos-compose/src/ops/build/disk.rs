@@ -40,6 +40,10 @@ pub struct Usage {
 pub struct Written {
     /// How full the slot and the ESP are.
     pub usage: Vec<Usage>,
+    /// Where system slot A is in the image.
+    pub slot: Extent,
+    /// Kernel release.
+    pub kernel_release: String,
 }
 
 /// Files of a disk image that come from finished steps.
@@ -71,7 +75,7 @@ pub fn write(
         DiskSpec { disk_guid: plan.disk.guid, partitions: plan.disk.partitions.iter().map(gpt_partition).collect() };
     let layout = disk::write(file.file(), &spec)?;
     let (esp_number, esp) = partition(plan, PartitionRole::Esp);
-    let (slot_number, slot) = partition(plan, PartitionRole::SlotA);
+    let (slot_number, slot_plan) = partition(plan, PartitionRole::SlotA);
     let esp_spec = fat::FatSpec {
         size: esp.size,
         label: esp.label.clone(),
@@ -80,16 +84,17 @@ pub fn write(
     };
     let slot_tree = slot_tree(plan, &files);
     let esp_tree = esp_tree(project, plan, &files)?;
-    let slot_options = ext4_options(plan, slot);
+    let slot_options = ext4_options(plan, slot_plan);
     let contents = Contents { slot_tree: &slot_tree, slot: &slot_options, esp_tree: &esp_tree, esp: &esp_spec };
     let usage = budgets(project, plan, &files, &contents)?;
     let extent = |number: u32| layout.partitions[number as usize - 1];
     let Extent { offset, size } = extent(esp_number);
     fat::write(&esp_tree, &esp_spec, &mut Window::new(file.file(), offset, size))?;
-    let Extent { offset, size } = extent(slot_number);
+    let slot = extent(slot_number);
+    let Extent { offset, size } = slot;
     ext4::write(&slot_tree, &mut Window::new(file.file(), offset, size), &slot_options)?;
     file.commit(0o644)?;
-    Ok(Written { usage })
+    Ok(Written { usage, slot, kernel_release: files.release })
 }
 
 fn partition(plan: &Plan, role: PartitionRole) -> (u32, &PartitionPlan) {

@@ -377,6 +377,7 @@ impl<'a> Executor<'a> {
             modules,
             load: names(&self.manifest.kernel.load, &index),
             container_images: container_images.collect(),
+            trust: self.project.trust.as_ref(),
             overlays: overlays.collect(),
         };
         let root = root::assemble(pieces)?;

@@ -14,6 +14,7 @@ mod images;
 mod initramfs;
 mod local;
 mod proof;
+pub mod release;
 mod resolve;
 pub mod root;
 mod stamp;
@@ -55,9 +56,23 @@ pub struct Artifact {
     pub size: u64,
     /// Bytes that it takes on the disk of this machine: the file is sparse.
     pub allocated: u64,
-    /// SHA-256, when it was asked for.
+    /// SHA-256, when it was asked for; of a release, that of its document, by which channels name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Digest>,
+    /// Its files, when it is a directory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<ArtifactFile>,
+}
+
+/// A file of an artifact that is a directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactFile {
+    /// Name.
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256.
+    pub sha256: Digest,
 }
 
 /// A finished build.
@@ -173,13 +188,27 @@ fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Bu
     for artifact in &plan.artifacts {
         let path = directory.join(&artifact.file_name);
         let written = disk::write(session, &project, &plan, &execution.outputs, &path)?;
+        if let Some(planned) = &plan.release {
+            let slot = written.slot;
+            let source = release::Source { image: &path, slot, kernel_release: &written.kernel_release };
+            release::write(session, (&plan, planned), &source, &directory.join(&planned.directory_name))?;
+        }
         usage = written.usage;
         let sha256 = options.hash.then(|| hash(&path)).transpose()?;
         // The path as the user would write it.
         let shown = options.out.join(&artifact.file_name);
         let (size, allocated) = sizes(&path)?;
-        artifacts.push(Artifact { format: "disk".to_owned(), path: shown, size, allocated, sha256 });
+        artifacts.push(Artifact { format: "disk".to_owned(), path: shown, size, allocated, sha256, files: Vec::new() });
         watch.output(&path);
+    }
+    if let Some(planned) = &plan.release {
+        let path = directory.join(&planned.directory_name);
+        artifacts.push(release::listed(&path, &options.out.join(&planned.directory_name))?);
+        watch.release(&path);
+    } else {
+        let note =
+            format!("{}: no `update.keys`: the node takes no updates, and no release is written", plan.image.name);
+        session.reporter.note(&note);
     }
     let ran = execution.decisions.iter().filter(|(_, reason)| reason.is_some()).count();
     let built = Built {
@@ -205,6 +234,11 @@ fn from_stamp(session: &Session, mut stamp: Stamp, scope: &str, options: &Option
         // The path as this user would write it: another directory may have been the working directory then.
         artifact.path = options.out.join(artifact.path.file_name().unwrap_or_default());
         let path = session.environment.directory.join(&artifact.path);
+        if !artifact.files.is_empty() {
+            // It may have been signed since.
+            *artifact = release::listed(&path, &artifact.path).ok()?;
+            continue;
+        }
         if options.hash && artifact.sha256.is_none() {
             artifact.sha256 = Some(hash(&path).ok()?);
             hashed = true;
@@ -215,7 +249,8 @@ fn from_stamp(session: &Session, mut stamp: Stamp, scope: &str, options: &Option
     }
     let mut built = stamp.built;
     if !options.hash {
-        built.artifacts.iter_mut().for_each(|artifact| artifact.sha256 = None);
+        let files = built.artifacts.iter_mut().filter(|artifact| artifact.files.is_empty());
+        files.for_each(|artifact| artifact.sha256 = None);
     }
     Some(Built { fresh: true, ran: 0, ..built })
 }

@@ -12,9 +12,12 @@ use crate::cache::stat::StatCache;
 use crate::effects::net::{Downloader, NetOptions, ProxyVariables};
 use crate::effects::{clock, fs};
 use crate::lock::{self, Lock};
-use crate::manifest::{self, Component, Loaded, Manifest, Source};
+use crate::manifest::keys::{KEY_FILE_LIMIT, KeyFile, KeyFileError, cosign_key, key_set};
+use crate::manifest::{self, Component, HostPath, Loaded, Manifest, Source};
 use crate::ops::{LockMode, OpError, Session, Target};
-use crate::plan::{self, Download, LocalTree, Package, Plan, Program, Resolved, ResolvedComponent, ResolvedImage};
+use crate::plan::{
+    self, Download, LocalTree, Package, Plan, Program, Resolved, ResolvedComponent, ResolvedImage, Trust,
+};
 use crate::source::apt::{self, mirror};
 use crate::source::{cargo, http, oci};
 
@@ -40,6 +43,8 @@ pub struct Project {
     pub registries: oci::Registries,
     /// Archives and layouts of container images on this machine: where, and their digests.
     pub(super) local_images: BTreeMap<String, (PathBuf, Digest)>,
+    /// What the node trusts, when it takes updates.
+    pub trust: Option<Trust>,
     /// Required kernel options: file and text.
     pub required_options: Vec<(String, String)>,
     /// Package archives by name.
@@ -90,6 +95,7 @@ impl Project {
             images: BTreeMap::new(),
             registries: oci::Registries::new(|name| session.environment.variable(name).map(str::to_owned)),
             local_images: BTreeMap::new(),
+            trust: None,
             required_options: Vec::new(),
             repositories,
             fetch: downloader(session, mode),
@@ -120,6 +126,7 @@ impl Project {
             components: &self.components,
             overlays: &self.overlays,
             images: &self.images,
+            trust: self.trust.as_ref(),
             required_options: &self.required_options,
             composer: env!("CARGO_PKG_VERSION"),
         })
@@ -139,6 +146,7 @@ impl Project {
         for repository in self.loaded.manifest.apt.values() {
             watch.path(repository.keyring.path());
         }
+        self.trust = trust(&self.loaded.manifest, watch)?;
         Ok(())
     }
 
@@ -485,4 +493,31 @@ fn epoch(session: &Session) -> Result<u64, OpError> {
         None => Ok(DEFAULT_EPOCH),
         Some(text) => text.parse::<u32>().map(u64::from).map_err(|_| OpError::Epoch { text: text.clone() }),
     }
+}
+
+/// Reads the keys that the node trusts; nothing when it takes no updates.
+fn trust(manifest: &Manifest, watch: &mut Watch) -> Result<Option<Trust>, OpError> {
+    let update = &manifest.update;
+    update.keys.iter().chain(&update.cosign_keys).for_each(|path| watch.path(path.path()));
+    if !update.is_enabled() {
+        return Ok(None);
+    }
+    // Validation has read them; they may have changed since.
+    let wrong = |path: &HostPath| {
+        let path = path.path().to_owned();
+        move |source: KeyFileError| OpError::UpdateKey { path, source }
+    };
+    let mut files = Vec::new();
+    for path in &update.keys {
+        let bytes = fs::read(path.path(), KEY_FILE_LIMIT)?;
+        files.push(KeyFile::parse(&bytes).map_err(wrong(path))?);
+    }
+    let mut cosign = Vec::new();
+    for path in &update.cosign_keys {
+        let text = fs::read_to_string(path.path(), KEY_FILE_LIMIT)?;
+        cosign_key(text.as_bytes()).map_err(wrong(path))?;
+        cosign.push(text);
+    }
+    let keys = key_set(files, update.threshold).map_err(|source| wrong(&update.keys[0])(source.into()))?;
+    Ok(Some(Trust { keys, cosign }))
 }

@@ -15,6 +15,7 @@ use crate::cache::Blob;
 use crate::manifest::{Manifest, PartitionRole, Service};
 use crate::oci::document::ImageBlob;
 use crate::oci::layout as oci_layout;
+use crate::plan::{Trust, update_config};
 use crate::source::archive::merge::{Conflict, MergeError, Merger};
 use crate::tree::{Content, Entry, Meta, Node, Tree};
 
@@ -38,6 +39,8 @@ pub struct Pieces<'a> {
     pub load: Vec<String>,
     /// Container images.
     pub container_images: Vec<CarriedImage>,
+    /// What the node trusts, when it takes updates.
+    pub trust: Option<&'a Trust>,
     /// Overlays in order of their names: target directory and tree.
     pub overlays: Vec<(String, String, Tree)>,
 }
@@ -81,7 +84,7 @@ pub enum RootError {
 /// # Errors
 /// [`RootError`].
 pub fn assemble(pieces: Pieces<'_>) -> Result<Root, RootError> {
-    let Pieces { manifest, image, components, modules, load, container_images, overlays } = pieces;
+    let Pieces { manifest, image, components, modules, load, container_images, trust, overlays } = pieces;
     let mut merger = Merger::new(image.epoch as i64);
     merger.merge(top_level_links(&components, image.epoch), "merged /usr")?;
     for (name, tree) in components {
@@ -95,11 +98,24 @@ pub fn assemble(pieces: Pieces<'_>) -> Result<Root, RootError> {
     let merged = merger.finish();
     let mut tree = merged.tree;
     state(&mut tree, manifest, image)?;
+    put_trust(&mut tree, trust, image.epoch)?;
     let config = runtime_config(manifest, image, load, &container_images, &tree);
     let text = serde_json::to_vec_pretty(&config).expect("the runtime's configuration can be serialised");
     assemble::put_file(&mut tree, layout::RUNTIME_CONFIG, 0o644, &text, image.epoch, "runtime")?;
     assemble::clamp_times(&mut tree, image.epoch);
     Ok(Root { tree, origins: merged.origins, conflicts: merged.conflicts })
+}
+
+/// The keys of updates.
+fn put_trust(tree: &mut Tree, trust: Option<&Trust>, epoch: u64) -> Result<(), AssembleError> {
+    let Some(Trust { keys, cosign }) = trust else { return Ok(()) };
+    let text = serde_json::to_vec_pretty(keys).expect("a key set can be serialised");
+    assemble::put_file(tree, layout::UPDATE_KEYS, 0o644, &text, epoch, "update.keys")?;
+    for (number, key) in cosign.iter().enumerate() {
+        let path = format!("{}/{}.pub", layout::UPDATE_COSIGN_KEYS, number + 1);
+        assemble::put_file(tree, &path, 0o644, key.as_bytes(), epoch, "update.cosign-keys")?;
+    }
+    Ok(())
 }
 
 /// Symbolic links at the top (`bin -> usr/bin`) come first, so that every component is merged through them.
@@ -216,7 +232,7 @@ fn runtime_config(
 ) -> RuntimeConfig {
     let data = manifest.partitions.values().find(|partition| partition.role == PartitionRole::Data);
     RuntimeConfig {
-        update: None,
+        update: update_config(manifest),
         format: runtime::FORMAT,
         image: image.clone(),
         hostname: manifest.image.hostname.clone(),

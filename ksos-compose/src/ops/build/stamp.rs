@@ -7,9 +7,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ksos_formats::Digest;
+use ksos_formats::update::{CHUNKS_FILE, INDEX_FILE};
 use serde::{Deserialize, Serialize};
 
-use super::Built;
+use super::{Built, release};
 use crate::cache::Cache;
 use crate::effects::{clock, fs};
 
@@ -52,6 +53,8 @@ pub struct Stamp {
     /// Everything else that decides the result: options, environment, composer version.
     settings: String,
     seen: Vec<Seen>,
+    /// Directories of releases, with the digests of their documents: signing one changes its file.
+    releases: Vec<(PathBuf, Digest)>,
     /// What it made.
     pub built: Built,
 }
@@ -63,12 +66,14 @@ pub struct Watch {
     started: i64,
     inputs: BTreeSet<PathBuf>,
     outputs: BTreeSet<PathBuf>,
+    releases: Vec<(PathBuf, Digest)>,
 }
 
 impl Watch {
     /// Starts watching.
     pub fn new() -> Self {
-        Watch { started: clock::now_seconds() as i64, inputs: BTreeSet::new(), outputs: BTreeSet::new() }
+        let started = clock::now_seconds() as i64;
+        Watch { started, inputs: BTreeSet::new(), outputs: BTreeSet::new(), releases: Vec::new() }
     }
 
     /// Adds one file, directory or missing path. Of a symbolic link, the link and what it leads to.
@@ -100,17 +105,24 @@ impl Watch {
         self.outputs.insert(path.to_owned());
     }
 
+    /// Adds the directory of a release that the build itself writes.
+    pub fn release(&mut self, path: &Path) {
+        self.output(&path.join(INDEX_FILE));
+        self.output(&path.join(CHUNKS_FILE));
+        self.releases.extend(release::document_digest(path).map(|digest| (path.to_owned(), digest)));
+    }
+
     /// Ends the watch. `None` when an input was touched since the second in which the build started: the build may have
     /// seen it before or after.
     pub fn finish(self, settings: String, built: Built) -> Option<Stamp> {
-        let Watch { started, mut inputs, outputs } = self;
+        let Watch { started, mut inputs, outputs, releases } = self;
         inputs.retain(|path| !outputs.contains(path));
         let see = |path: PathBuf| Seen { stat: stat(&path), path };
         let mut seen: Vec<Seen> = inputs.into_iter().map(see).collect();
         let touched = |stat: &Stat| stat.changed.0 >= started || stat.modified.0 >= started;
         let racy = seen.iter().any(|seen| seen.stat.as_ref().is_some_and(touched));
         seen.extend(outputs.into_iter().map(see));
-        (!racy).then_some(Stamp { format: 1, settings, seen, built })
+        (!racy).then_some(Stamp { format: 2, settings, seen, releases, built })
     }
 }
 
@@ -123,7 +135,10 @@ impl Stamp {
     pub fn if_current(cache: &Cache, scope: &str, settings: &str) -> Option<Stamp> {
         let bytes = fs::read(&path(cache, scope), STAMP_LIMIT).ok()?;
         let stamp: Stamp = serde_json::from_slice(&bytes).ok()?;
-        let current = stamp.settings == settings && stamp.seen.iter().all(|seen| stat(&seen.path) == seen.stat);
+        let same = |(path, digest): &(PathBuf, Digest)| release::document_digest(path) == Some(*digest);
+        let current = stamp.settings == settings
+            && stamp.seen.iter().all(|seen| stat(&seen.path) == seen.stat)
+            && stamp.releases.iter().all(same);
         current.then_some(stamp)
     }
 
