@@ -10,6 +10,8 @@ use crate::grub::{self, Esp};
 
 /// Device nodes of the node under test: ESP, slot A, slot B.
 pub const DEVICES: [&str; 3] = ["/dev/vda1", "/dev/vda2", "/dev/vda3"];
+/// A larger write reaches the medium in pieces of this size, in any order.
+const REQUEST: usize = 32 << 10;
 /// Most pending writes of which every subset is tried.
 const ALL_SUBSETS: usize = 6;
 /// Subsets that are tried where there are more.
@@ -131,14 +133,17 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Hands every way to end it to `visit`; returns their number. `sectors` are the places of the four blocks on the ESP.
-    pub fn cuts(&self, sectors: &[u64; 4], visit: &mut dyn FnMut(Cut)) -> usize {
+    /// Hands every way to end it to `visit`, in an order that is always the same; returns their number. Ways whose number
+    /// is not `wanted` are only counted. `sectors` are the places of the four blocks on the ESP.
+    pub fn cuts(&self, sectors: &[u64; 4], wanted: &dyn Fn(usize) -> bool, visit: &mut dyn FnMut(Cut)) -> usize {
         let (mut durable, mut pending, mut count) = (self.before.clone(), Vec::<Write>::new(), 0);
-        let mut give = |what: String, world: World| {
+        let mut give = |what: &dyn Fn() -> String, world: &dyn Fn() -> World| {
+            if wanted(count) {
+                visit(Cut { what: format!("{}: {}", self.name, what()), world: world() });
+            }
             count += 1;
-            visit(Cut { what: format!("{}: {what}", self.name), world });
         };
-        give("before".to_owned(), durable.clone());
+        give(&|| "before".to_owned(), &|| durable.clone());
         for (number, change) in self.changes.iter().enumerate() {
             match change {
                 Change::File { path, content } => {
@@ -146,7 +151,7 @@ impl Recording {
                         Some(content) => durable.files.insert(path.clone(), content.clone()),
                         None => durable.files.remove(path),
                     };
-                    give(format!("after change {number}, {path}"), with(&durable, &pending));
+                    give(&|| format!("after change {number}, {path}"), &|| with(&durable, &pending));
                 }
                 Change::Flush { disk } => {
                     // A flush is of one partition: writes to others may still wait.
@@ -155,28 +160,35 @@ impl Recording {
                     }
                 }
                 Change::Write { disk, offset, bytes } => {
-                    let write = locate(disk, *offset, bytes, sectors);
-                    let all = with(&durable, &pending);
-                    for arrived in [Arrived::FirstHalf, Arrived::SecondHalf, Arrived::Garbage] {
-                        let mut world = all.clone();
-                        write.apply(&mut world, arrived);
-                        give(format!("in change {number}, {disk} {offset}: {arrived:?}"), world);
-                    }
-                    pending.push(write);
-                    for subset in subsets(pending.len(), number as u64) {
-                        let mut world = durable.clone();
-                        for (index, write) in pending.iter().enumerate() {
-                            if subset >> index & 1 == 1 {
-                                write.apply(&mut world, Arrived::All);
-                            }
+                    for (piece, bytes) in bytes.chunks(REQUEST).enumerate() {
+                        let offset = offset + (piece * REQUEST) as u64;
+                        let write = locate(disk, offset, bytes, sectors);
+                        for arrived in [Arrived::FirstHalf, Arrived::SecondHalf, Arrived::Garbage] {
+                            let torn = || {
+                                let mut world = with(&durable, &pending);
+                                write.apply(&mut world, arrived);
+                                world
+                            };
+                            give(&|| format!("in change {number}, {disk} {offset}: {arrived:?}"), &torn);
                         }
-                        give(format!("after change {number}, of the last writes {subset:b}"), world);
+                        pending.push(write);
+                        for subset in subsets(pending.len(), number as u64) {
+                            let what = || format!("after change {number}, of the last writes {subset:b}");
+                            give(&what, &|| with_subset(&durable, &pending, subset));
+                        }
                     }
                 }
             }
         }
         count
     }
+}
+
+fn with_subset(durable: &World, pending: &[Write], subset: u64) -> World {
+    let mut world = durable.clone();
+    let arrived = pending.iter().enumerate().filter(|(index, _)| subset >> index & 1 == 1);
+    arrived.for_each(|(_, write)| write.apply(&mut world, Arrived::All));
+    world
 }
 
 fn with(durable: &World, pending: &[Write]) -> World {
