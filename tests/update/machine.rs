@@ -189,7 +189,7 @@ pub struct Machine {
     boots: Cell<u64>,
     version: RefCell<String>,
     reboots: Cell<u32>,
-    lock: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// The files of a new image's EFI system partition that do not come from packages, `others` beside them.
@@ -232,7 +232,11 @@ pub fn disk_spec(esp: u64, slot: u64) -> disk::DiskSpec {
 impl Machine {
     /// A node that was just built: the first image in slot A, slot B empty, the last image published.
     pub fn new(images: Vec<Image>, slot_size: u64) -> Self {
-        let sys = Double::new();
+        // Every document is made durable; that need not be on a disk.
+        let memory = std::path::Path::new("/dev/shm");
+        let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let directory = directory.expect("a directory");
+        let sys = Double::at(directory.path());
         sys.now.set(NOW * 1000);
         let cmdline = ["quiet".to_owned()];
         let config =
@@ -282,7 +286,7 @@ impl Machine {
             boots: Cell::new(0),
             version: RefCell::default(),
             reboots: Cell::new(0),
-            lock: tempfile::tempdir().expect("a directory"),
+            directory,
         }
     }
 
@@ -441,11 +445,7 @@ impl Platform for Machine {
         Live(&self.sys).boot_state(places)
     }
 
-    fn set_boot_state(
-        &self,
-        places: &Places,
-        state: &BootState,
-    ) -> Result<(), BootBlockError> {
+    fn set_boot_state(&self, places: &Places, state: &BootState) -> Result<(), BootBlockError> {
         Live(&self.sys).set_boot_state(places, state)
     }
 
@@ -468,7 +468,7 @@ impl Platform for Machine {
     }
 
     fn lock(&self) -> sys::Result<Option<Lock>> {
-        lock::take(self.lock.path().join("lock").to_str().expect("text"))
+        lock::take(self.directory.path().join("lock").to_str().expect("text"))
     }
 
     fn reboot(&self) -> sys::Result<()> {
