@@ -203,7 +203,12 @@ impl Bench {
         let (parts_esp, files) = esp(ESP_SIZE, &config, &others);
         let places = [COPIES[0], COPIES[1], MARKS[0], MARKS[1]].map(|path| files[path]);
         let work = tempfile::tempdir().expect("a directory");
-        let mut table = File::create(work.path().join("table.img")).expect("a file");
+        let mut table = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(work.path().join("table.img"))
+            .expect("a file");
         let layout = disk::write(&mut table, &disk_spec(ESP_SIZE, slot_size)).expect("it fits");
         let extents = [0, 1, 2].map(|number: usize| layout.partitions[number].offset);
         Some(Bench { parts_esp, places, extents, slot_size, versions, setup, work, done: AtomicUsize::new(0) })
