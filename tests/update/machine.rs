@@ -184,6 +184,8 @@ pub struct Machine {
     pub sectors: [u64; 4],
     /// What slots may hold, oldest first; the last is published.
     pub images: Vec<Image>,
+    /// In how many pieces a write reaches the medium ([`Recording::pieces`]).
+    pub pieces: usize,
     published: (Vec<u8>, Made),
     healthy: Cell<bool>,
     boots: Cell<u64>,
@@ -231,7 +233,7 @@ pub fn disk_spec(esp: u64, slot: u64) -> disk::DiskSpec {
 
 impl Machine {
     /// A node that was just built: the first image in slot A, slot B empty, the last image published.
-    pub fn new(images: Vec<Image>, slot_size: u64) -> Self {
+    pub fn new(images: Vec<Image>, slot_size: u64, pieces: usize) -> Self {
         // Every document is made durable; that need not be on a disk.
         let memory = std::path::Path::new("/dev/shm");
         let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
@@ -281,6 +283,7 @@ impl Machine {
             sys,
             sectors,
             images,
+            pieces,
             published: (sign(&channel), made),
             healthy: Cell::new(true),
             boots: Cell::new(0),
@@ -373,7 +376,7 @@ impl Machine {
             sys::double::Change::File { path, .. } => path.starts_with("/data/"),
             _ => true,
         });
-        Recording { name: name.to_owned(), before, changes }
+        Recording { name: name.to_owned(), before, changes, pieces: self.pieces }
     }
 
     fn settings(&self) -> Settings {

@@ -39,7 +39,7 @@ pub fn all() -> bool {
 /// A node with two versions.
 pub fn machine() -> Machine {
     let images = vec![Image::noise("1.0.0", 3, IMAGE), Image::noise("1.1.0", 200, IMAGE)];
-    Machine::new(images, SLOT_SIZE)
+    Machine::new(images, SLOT_SIZE, 8)
 }
 
 /// What a node does in its life, recorded piece by piece.
@@ -164,7 +164,7 @@ fn try_all(machine: &Machine, recording: &Recording, seen: &mut BTreeSet<u64>, t
         let changes = boot_changes(&cut.world, &machine.sectors);
         if !changes.is_empty() {
             let name = format!("{}, then in the boot loader", cut.what);
-            let loader = Recording { name, before: cut.world.clone(), changes };
+            let loader = Recording { name, before: cut.world.clone(), changes, pieces: 1 };
             tally.in_loader +=
                 loader.cuts(&machine.sectors, &|_| true, &mut |cut| drop(left_alone(machine, &cut, tally)));
         }

@@ -7,12 +7,12 @@ use ksos_formats::bootstate::Slot;
 use ksos_runtime::sys::double::Change;
 
 use crate::grub::{self, Esp};
+use crate::machine::Image;
 
 /// Device nodes of the node under test: ESP, slot A, slot B.
 pub const DEVICES: [&str; 3] = ["/dev/vda1", "/dev/vda2", "/dev/vda3"];
-/// A larger write reaches the medium in pieces, at most [`PIECES`] of at least this size, in any order.
+/// Size of the smallest pieces in bytes in which a write reaches the medium.
 const REQUEST: usize = 32 << 10;
-const PIECES: usize = 8;
 /// Most pending writes of which every subset is tried.
 const ALL_SUBSETS: usize = 6;
 /// Subsets that are tried where there are more.
@@ -48,6 +48,18 @@ impl World {
             self.esp[copy] = block;
         }
         [decision.first, decision.first.other()].into_iter().find(|slot| self.is_readable(*slot))
+    }
+
+    /// Returns a number that tells worlds apart that a boot loader could: a slot without its first 4 KiB is no file system
+    /// to it, whatever the rest is.
+    pub fn face(&self, images: &[Image]) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.esp.hash(&mut hasher);
+        for slot in &self.slots {
+            slot[..4096].hash(&mut hasher);
+            images.iter().position(|image| slot.starts_with(&image.bytes)).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Returns a number that tells worlds apart.
@@ -131,6 +143,8 @@ pub struct Recording {
     pub before: World,
     /// The changes.
     pub changes: Vec<Change>,
+    /// In how many pieces at most, in any order, a write reaches the medium.
+    pub pieces: usize,
 }
 
 impl Recording {
@@ -161,7 +175,7 @@ impl Recording {
                     }
                 }
                 Change::Write { disk, offset, bytes } => {
-                    let size = REQUEST.max(bytes.len().div_ceil(PIECES).next_multiple_of(4096));
+                    let size = REQUEST.max(bytes.len().div_ceil(self.pieces).next_multiple_of(4096));
                     for (piece, bytes) in bytes.chunks(size).enumerate() {
                         let offset = offset + (piece * size) as u64;
                         let write = locate(disk, offset, bytes, sectors);
