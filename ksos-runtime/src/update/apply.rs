@@ -4,7 +4,6 @@ use ksos_formats::bootstate::Slot;
 use ksos_formats::update::{ChunkIndex, Release, Verified, Version};
 use serde::Serialize;
 
-use super::delta::Chunks;
 use super::drive::{Driver, boot_id};
 use super::error::{InstallError, Refusal, UpdateError};
 use super::install::{self, Amounts, Job};
@@ -113,8 +112,7 @@ fn look(platform: &dyn Platform, settings: &Settings, options: &Options) -> Resu
     let channel = trust.channel(source.as_mut(), &keys)?;
     let floor = floor::read(sys, &settings.directory)?;
     let quarantine = Quarantine::read(sys, &settings.directory)?;
-    let limits =
-        Limits { running: &running, floor: floor.as_ref(), quarantine: &quarantine, retry: options.retry };
+    let limits = Limits { running: &running, floor: floor.as_ref(), quarantine: &quarantine, retry: options.retry };
     let chosen = trust::choose(channel.value(), options.version.as_ref(), &limits)?;
     Ok(Look { source, keys, chosen, running })
 }
@@ -282,17 +280,4 @@ fn restart(
         kept_bytes: amounts.kept,
         restarts,
     })
-}
-
-/// Bytes of chunks that an update to `index` would fetch by a node that has `active`.
-///
-/// # Errors
-/// The partition cannot be read.
-pub fn predicted_bytes(active: &dyn crate::sys::Disk, index: &ChunkIndex) -> Result<u64, UpdateError> {
-    let mut chunks = Chunks::new(index);
-    chunks.cut(active)?;
-    let has = |entry: &ksos_formats::update::index::Entry| {
-        chunks.first_with(&entry.sha256).is_some_and(|number| chunks.copy(number).is_some())
-    };
-    Ok(ksos_formats::update::fetch::FetchPlan::new(index, &has).bytes)
 }

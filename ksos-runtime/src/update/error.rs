@@ -62,7 +62,9 @@ impl UpdateError {
         match self {
             UpdateError::Refused(_) => REFUSED,
             UpdateError::Untrusted(_) | UpdateError::Source(_) => SOURCE,
-            UpdateError::Install(InstallError::Source(_) | InstallError::Chunk { .. }) => SOURCE,
+            UpdateError::Install(InstallError::Source(_) | InstallError::Chunk { .. } | InstallError::Missing(_)) => {
+                SOURCE
+            }
             _ => FAILED,
         }
     }
@@ -180,20 +182,8 @@ pub enum Refusal {
         reason: String,
     },
     /// It cannot be reached in one step.
-    #[error("{wanted} cannot be installed from {current}{}{}",
-        .minimum.as_ref().map(|minimum| format!(", it needs {minimum} or later")).unwrap_or_default(),
-        .next.as_ref().map_or(", and the channel has no release that leads to it".to_owned(),
-            |next| format!("; the next step is {next}")))]
-    SteppingStone {
-        /// The wanted release.
-        wanted: Version,
-        /// What runs.
-        current: Version,
-        /// The oldest version that it can be installed from.
-        minimum: Option<Version>,
-        /// The release to install first.
-        next: Option<Version>,
-    },
+    #[error(transparent)]
+    SteppingStone(Box<SteppingStone>),
     /// The channel has no such version.
     #[error("channel {channel:?} has no version {version}")]
     NotOffered {
@@ -213,6 +203,23 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+}
+
+/// A version that cannot be reached in one step.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{wanted} cannot be installed from {current}{}{}",
+    .minimum.as_ref().map(|minimum| format!(", it needs {minimum} or later")).unwrap_or_default(),
+    .next.as_ref().map_or(", and the channel has no release that leads to it".to_owned(),
+        |next| format!("; the next step is {next}")))]
+pub struct SteppingStone {
+    /// The wanted release.
+    pub wanted: Version,
+    /// What runs.
+    pub current: Version,
+    /// The oldest version that it can be installed from.
+    pub minimum: Option<Version>,
+    /// The release to install first.
+    pub next: Option<Version>,
 }
 
 /// What was fetched is not to be believed.

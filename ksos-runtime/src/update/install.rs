@@ -9,10 +9,10 @@
 use ksos_formats::Digest;
 use ksos_formats::bootstate::Slot;
 use ksos_formats::update::chunks::is_zero;
+use ksos_formats::update::fetch::FetchPlan;
 use ksos_formats::update::fetch::Range;
 use ksos_formats::update::index::Entry;
 use ksos_formats::update::{Blob, ChunkIndex};
-use ksos_formats::update::fetch::FetchPlan;
 use ruzstd::decoding::FrameDecoder;
 
 use super::delta::Chunks;
@@ -88,8 +88,13 @@ pub fn write(
         progress,
     };
     installation.decoder.set_max_window_size(WINDOW_LIMIT);
-    installation.run(source)?;
-    Ok((installation.writer, installation.amounts))
+    match installation.run(source) {
+        Ok(()) => Ok((installation.writer, installation.amounts)),
+        Err(error) => {
+            installation.writer.leave();
+            Err(error)
+        }
+    }
 }
 
 /// The entries that the target has from an earlier attempt: one run that begins behind the first 4 KiB.

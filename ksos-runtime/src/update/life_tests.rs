@@ -69,10 +69,10 @@ fn an_update_is_installed_tried_and_kept() {
     assert_eq!(world.boot(), BootState { generation: 3, active: Slot::B, trial: None });
     assert_eq!(world.copies().confirmed, [Some(false), Some(true)]);
     assert_eq!(floor::read(&world.sys, DIRECTORY).expect("readable"), Some(version("2.0.0")));
-    assert_eq!(results(&world).iter().map(|(result, _)| *result).collect::<Vec<_>>(), [
-        Outcome::Installed,
-        Outcome::Succeeded
-    ]);
+    assert_eq!(
+        results(&world).iter().map(|(result, _)| *result).collect::<Vec<_>>(),
+        [Outcome::Installed, Outcome::Succeeded]
+    );
     assert_eq!(world.settle().expect("again"), Verdicts::NoTrial);
     assert!(matches!(world.apply(), Ok(Done::UpToDate { .. })));
     let status = Status::read(&world.sys);
@@ -91,7 +91,7 @@ fn a_source_without_ranges_gives_the_same_slot() {
 #[test]
 fn an_image_without_anything_in_common_is_fetched_whole() {
     let world = World::new();
-    let other: Vec<u8> = image(9, 1 << 20).iter().map(|byte| byte ^ 0x35).collect();
+    let other: Vec<u8> = image(9, 2 << 20).iter().map(|byte| byte ^ 0x35).collect();
     let made = make("2.0.0", other);
     let size = made.release.chunks.size;
     world.publish(&[made]);
@@ -115,8 +115,8 @@ fn a_broken_connection_costs_what_was_on_its_way() {
     world.fault(None);
     let (_, fetched, _, kept) = amounts(&world.apply().expect("installed"));
     assert!(kept > 300_000, "{kept}");
-    // What was in the buffer, and the chunk with the first 4 KiB, come again.
-    assert!(fetched < all / 2 + (1 << 20) + (256 << 10), "{fetched} of {all}");
+    // The chunk that was on its way and the one with the first 4 KiB come again.
+    assert!(fetched < all / 2 + (256 << 10), "{fetched} of {all}");
     assert_eq!(world.content(Slot::B), Some(version("2.0.0")));
     assert_eq!(results(&world)[0].0, Outcome::Failed);
 }
@@ -161,7 +161,7 @@ impl crate::sys::Disk for Rotting {
         self.reads.set(self.reads.get() + 1);
         self.file.read_exact_at(buffer, offset).expect("readable");
         // Four reads of 1 MiB: one for the size of the file system, three to cut.
-        if self.reads.get() > 4 && self.reads.get() % 5 == 0 {
+        if self.reads.get() > 4 && self.reads.get().is_multiple_of(5) {
             buffer[0] ^= 1;
         }
         Ok(())
@@ -171,6 +171,12 @@ impl crate::sys::Disk for Rotting {
     }
     fn flush(&self) -> crate::sys::Result<()> {
         Ok(())
+    }
+    fn read_direct(&self, offset: u64, buffer: &mut [u8]) -> crate::sys::Result<()> {
+        self.read_at(offset, buffer)
+    }
+    fn write_direct(&self, _offset: u64, _bytes: &[u8]) -> crate::sys::Result<()> {
+        panic!("the running slot is never written")
     }
     fn size(&self) -> u64 {
         super::testing::SLOT_SIZE

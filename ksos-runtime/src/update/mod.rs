@@ -72,3 +72,5 @@ mod adversary_tests;
 mod kill_tests;
 #[cfg(test)]
 mod life_tests;
+#[cfg(test)]
+mod measure_tests;

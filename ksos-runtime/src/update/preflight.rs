@@ -4,7 +4,7 @@ use ksos_formats::update::window::Open;
 use ksos_formats::update::{Release, Verified};
 
 use super::drive::Driver;
-use super::error::{InstallError, Refusal, UpdateError};
+use super::error::{InstallError, Refusal, SteppingStone, UpdateError};
 use super::platform::Platform;
 use super::quarantine::Quarantine;
 use super::settings::Settings;
@@ -86,7 +86,9 @@ pub fn release(
     }
     if let Some(minimum) = value.minimum_version.as_ref().filter(|minimum| running.is_older_than(minimum)) {
         let (wanted, minimum) = (value.version.clone(), Some(minimum.clone()));
-        return Err(Refusal::SteppingStone { wanted, current: running, minimum, next: None }.into());
+        return Err(
+            Refusal::SteppingStone(Box::new(SteppingStone { wanted, current: running, minimum, next: None })).into()
+        );
     }
     if let Some(floor) = floor::read(sys, &settings.directory)?.filter(|floor| value.version.is_older_than(floor)) {
         return Err(older(floor, "the newest version that was ever kept").into());

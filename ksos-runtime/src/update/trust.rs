@@ -13,7 +13,7 @@ use ksos_formats::update::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::error::{Refusal, Untrusted, UpdateError};
+use super::error::{Refusal, SteppingStone, Untrusted, UpdateError};
 use super::quarantine::Quarantine;
 use super::settings::Settings;
 use super::source::{ChannelName, Source};
@@ -200,9 +200,7 @@ impl Trust<'_> {
     /// [`Untrusted::Expired`].
     pub fn not_expired(&self, release: &Release) -> Result<(), Untrusted> {
         match release.expires.filter(|_| release.has_expired(self.now())) {
-            Some(end) => {
-                Err(Untrusted::Expired { what: format!("release {}", release.version), end, now: self.now() })
-            }
+            Some(end) => Err(Untrusted::Expired { what: format!("release {}", release.version), end, now: self.now() }),
             None => Ok(()),
         }
     }
@@ -289,12 +287,12 @@ pub fn choose(channel: &Channel, wanted: Option<&Version>, limits: &Limits<'_>) 
 }
 
 fn stepping_stone(wanted: &ChannelRelease, running: &Version, next: Option<&ChannelRelease>) -> Refusal {
-    Refusal::SteppingStone {
+    Refusal::SteppingStone(Box::new(SteppingStone {
         wanted: wanted.version.clone(),
         current: running.clone(),
         minimum: wanted.minimum_version.clone(),
         next: next.map(|release| release.version.clone()),
-    }
+    }))
 }
 
 /// Says why a version that was asked for cannot be had.
