@@ -302,7 +302,7 @@ fn hostile_boot_sectors_are_refused_by_name_of_the_fault() {
     for (expected, damage) in cases {
         let disk = Builder::image(|_, _| {});
         damage(&mut disk.bytes.borrow_mut());
-        let error = BootBlocks::open(&machine(disk), ESP).err().expect(expected).to_string();
+        let error = BootBlocks::open(&machine(disk), ESP).expect_err(expected).to_string();
         assert!(error.ends_with(expected), "{error}");
     }
     let disk = Builder::image(|_, _| {});
@@ -310,7 +310,7 @@ fn hostile_boot_sectors_are_refused_by_name_of_the_fault() {
     let error = open(&machine(disk)).write(&BootState::initial()).expect_err("no root").to_string();
     assert!(error.contains("the root directory has cluster 4294967295"), "{error}");
     assert!(BootBlocks::open(&machine(MemoryDisk::new(vec![0; 100])), ESP).is_err());
-    let error = BootBlocks::open(&Double::new(), ESP).err().expect("no device").to_string();
+    let error = BootBlocks::open(&Double::new(), ESP).expect_err("no device").to_string();
     assert!(error.starts_with("EFI system partition: open /dev/vda1: "), "{error}");
 }
 
