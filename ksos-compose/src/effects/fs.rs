@@ -87,6 +87,20 @@ impl AtomicFile {
         self.temporary.path()
     }
 
+    /// Like [`AtomicFile::commit`], but never replaces a file that is there.
+    ///
+    /// # Errors
+    /// With [`io::ErrorKind::AlreadyExists`] when there is one.
+    pub fn commit_new(self, mode: u32) -> Result<(), FsError> {
+        use std::os::unix::fs::PermissionsExt;
+        let AtomicFile { temporary, path } = self;
+        let file = temporary.as_file();
+        file.set_permissions(std::fs::Permissions::from_mode(mode)).context("set mode of", &path)?;
+        file.sync_all().context("sync", &path)?;
+        temporary.persist_noclobber(&path).map_err(|error| error.error).context("create", &path)?;
+        sync_parent(&path)
+    }
+
     /// Makes the file durable under its name with permission bits `mode`. A crash before the rename leaves the old
     /// file; after it, the new one.
     pub fn commit(self, mode: u32) -> Result<(), FsError> {

@@ -6,6 +6,8 @@
 //! come in pieces. Bytes that are not UTF-8 are replaced.
 #![expect(clippy::disallowed_methods, reason = "this module is where processes are started")]
 
+mod exchange;
+
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, BufRead, BufReader, Read};
@@ -14,6 +16,8 @@ use std::process::{self, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+pub use self::exchange::exchange;
 
 /// Longest piece of a line, in bytes.
 const MAX_LINE: u64 = 64 << 10;
@@ -76,6 +80,24 @@ pub enum ProcessError {
         status: ExitStatus,
         /// The last lines that it wrote.
         tail: Vec<String>,
+    },
+    /// It took too long, and was killed.
+    #[error("{} did not end within {} s{}", program.display(), patience.as_secs(), tail.iter().map(|line| format!("\n  {line}")).collect::<String>())]
+    TimedOut {
+        /// The executable.
+        program: PathBuf,
+        /// How long it was waited for.
+        patience: Duration,
+        /// The last lines that it wrote to standard error.
+        tail: Vec<String>,
+    },
+    /// It answered with more than can be right.
+    #[error("{} wrote more than {limit} bytes", program.display())]
+    TooMuch {
+        /// The executable.
+        program: PathBuf,
+        /// Most bytes that are taken.
+        limit: u64,
     },
 }
 

@@ -4,8 +4,8 @@
 //! 1. [`simple_signing`] (the layer's bytes and the annotation [`SIGNATURE_ANNOTATION`]) or [`bundle`] (a sigstore bundle)
 //!    gives a [`Claim`]: a message, and a signature that has to be over it. The claim is about the manifest that was given,
 //!    or there is an error. Nothing of it is to be believed before step 2.
-//! 2. [`Key::from_pem`] gives the key; `Key::EcdsaP256` verifies `claim.signature` (ASN.1) over SHA-256 of
-//!    `claim.message`, `Key::Ed25519` verifies it over `claim.message`.
+//! 2. [`Key::from_pem`] gives the key, and [`Key::verifies`] whether it has signed the claim; what verifies ECDSA is
+//!    handed in.
 //!
 //! Where signatures are:
 //! - classic: tag [`signature_tag`]; an image manifest whose layers have media type [`SIMPLE_SIGNING_MEDIA_TYPE`]
@@ -150,6 +150,18 @@ impl Key {
             None => Err(CosignKeyError::Kind),
         }
     }
+
+    /// Whether this key has signed the claim. `ecdsa_p256_sha256(point, message, signature)` verifies ECDSA on P-256 with
+    /// SHA-256 (FIPS 186-5) and a signature in ASN.1, e.g. by `ring`'s `ECDSA_P256_SHA256_ASN1`.
+    ///
+    /// With an Ed25519 key `cosign sign` makes Ed25519ph, `cosign sign-blob` Ed25519 (seen of v3.1).
+    pub fn verifies(&self, claim: &Claim, ecdsa_p256_sha256: &dyn Fn(&[u8; 65], &[u8], &[u8]) -> bool) -> bool {
+        let Claim { message, signature } = claim;
+        match self {
+            Key::EcdsaP256(point) => ecdsa_p256_sha256(point, message, signature),
+            Key::Ed25519(key) => key.verifies(message, signature) || key.verifies_prehashed(message, signature),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -209,14 +221,16 @@ struct DsseSignature {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct MessageSignature {
-    message_digest: Option<MessageDigest>,
+    #[serde(default)]
+    message_digest: MessageDigest,
     signature: String,
 }
 
-#[derive(Deserialize)]
+/// A hint, not signed. Of a file that an Ed25519 key has signed `cosign` leaves it empty.
+#[derive(Deserialize, Default)]
 struct MessageDigest {
-    algorithm: String,
-    digest: String,
+    algorithm: Option<String>,
+    digest: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -274,10 +288,9 @@ fn statement_claim(envelope: &Dsse, manifest: &Digest) -> Result<Claim, CosignEr
 }
 
 fn message_claim(signature: &MessageSignature, manifest: &[u8]) -> Result<Claim, CosignError> {
-    // The digest is a hint and not signed; the signature is over the manifest.
-    if let Some(hint) = &signature.message_digest {
-        expect_type("algorithm of the message", "SHA2_256", &hint.algorithm)?;
-        let digest = decode_base64(&hint.digest).ok_or(CosignError::Base64("digest of the message"))?;
+    let MessageDigest { algorithm, digest } = &signature.message_digest;
+    if let (Some("SHA2_256"), Some(digest)) = (algorithm.as_deref(), digest) {
+        let digest = decode_base64(digest).ok_or(CosignError::Base64("digest of the message"))?;
         if digest != Digest::of(manifest).0 {
             let found: String = digest.iter().take(32).map(|byte| format!("{byte:02x}")).collect();
             return Err(CosignError::OtherDigest(found));
@@ -298,3 +311,6 @@ fn expect_type(what: &'static str, expected: &'static str, found: &str) -> Resul
 fn shorten(text: &str) -> String {
     text.chars().take(120).collect()
 }
+
+#[cfg(test)]
+mod tests;

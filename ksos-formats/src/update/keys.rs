@@ -9,6 +9,7 @@ use std::fmt;
 
 use ed25519_dalek::VerifyingKey;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use sha2::Digest as _;
 
 use super::envelope::{Envelope, EnvelopeError, Payload};
 use crate::Digest;
@@ -70,6 +71,14 @@ impl PublicKey {
     pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
         let Ok(signature) = ed25519_dalek::Signature::from_slice(signature) else { return false };
         self.0.verify_strict(message, &signature).is_ok()
+    }
+
+    /// Whether `signature` over `message` is by this key with Ed25519ph (RFC 8032, section 5.1) and an empty context, as
+    /// strictly as [`PublicKey::verifies`]. No signature of one algorithm is one of the other.
+    pub fn verifies_prehashed(&self, message: &[u8], signature: &[u8]) -> bool {
+        let Ok(signature) = ed25519_dalek::Signature::from_slice(signature) else { return false };
+        let hash = sha2::Sha512::new_with_prefix(message);
+        self.0.verify_prehashed_strict(hash, None, &signature).is_ok()
     }
 }
 
