@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use ksos_formats::Arch;
 
+use crate::sign::KeySource;
+
 /// Composes KubeSolo OS images from a manifest: no root, loop devices, containers or host tools.
 #[derive(Debug, Parser)]
 #[command(name = "ksos-compose", version, propagate_version = true, max_term_width = 100)]
@@ -86,6 +88,12 @@ pub enum Command {
         /// List the artifacts as JSON, with SHA-256.
         #[arg(long)]
         json: bool,
+        /// Sign releases with this private key: a file, env:NAME, or exec:COMMAND; repeat it for several.
+        #[arg(long = "sign-key", value_name = "KEY", env = "KSOS_SIGN_KEY", hide_env_values = true)]
+        sign_keys: Vec<KeySource>,
+        /// The public key (PEM) of an exec: key; one for each of them, in order.
+        #[arg(long = "public-key", value_name = "FILE")]
+        public_keys: Vec<PathBuf>,
     },
     /// Check manifests without downloading anything, or configurations of nodes.
     Check {

@@ -77,6 +77,9 @@ pub enum OpError {
         /// The blob.
         digest: ksos_formats::Digest,
     },
+    /// Nothing could be signed.
+    #[error(transparent)]
+    Sign(#[from] crate::sign::SignError),
     /// A file of `update.keys` or `update.cosign-keys` cannot be used.
     #[error("{}: {source}", path.display())]
     UpdateKey {
