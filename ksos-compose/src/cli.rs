@@ -9,8 +9,6 @@ use ksos_formats::update::Version;
 use crate::manifest::types::Duration;
 use crate::sign::KeySource;
 
-use crate::sign::KeySource;
-
 /// Composes KubeSolo OS images from a manifest: no root, loop devices, containers or host tools.
 #[derive(Debug, Parser)]
 #[command(name = "ksos-compose", version, propagate_version = true, max_term_width = 100)]
