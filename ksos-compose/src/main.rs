@@ -1,6 +1,7 @@
 //! The `ksos-compose` command.
 #![expect(clippy::disallowed_methods, reason = "the binary reads the environment once and passes values in")]
 
+mod releases;
 mod render;
 
 use std::collections::BTreeMap;
@@ -58,9 +59,10 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             let results = ops::check::check(&targets);
             Ok(terminal.checked(&results, json))
         }
-        Command::Build { selection, lock, out, fresh, json } => {
+        Command::Build { selection, lock, out, fresh, json, sign_keys, public_keys } => {
             let session = session(&global, terminal)?;
-            let options = ops::build::Options { out: out.clone(), fresh, hash: json, lock: mode(lock) };
+            let sign = ops::build::SignOptions { keys: sign_keys, public_keys };
+            let options = ops::build::Options { out: out.clone(), fresh, hash: json, lock: mode(lock), sign };
             let results = ops::build::build(&session, &targets(&selection)?, &options);
             terminal.built(results, json)
         }
@@ -91,15 +93,28 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
         }
         Command::Diff { a, b, json } => {
             let cache = Cache::open(&cache_directory(&global)?)?;
-            let difference = ops::diff::diff(&cache, &a, &b)?;
+            let difference = ops::diff::diff(&cache, &a, &b, jobs(&global))?;
             Ok(terminal.differed(&difference, json))
         }
-        Command::Verify { manifest, image, arch, components, lock } => {
+        Command::Verify(arguments) if ops::verify_artifact::is_artifact(&arguments.target) => {
+            releases::verify(&session(&global, terminal)?, &arguments)
+        }
+        Command::Verify(arguments) => {
             let session = session(&global, terminal)?;
-            let target = Target { manifest, arch, components: components.into_iter().collect() };
-            let out = PathBuf::from("out");
-            let verified = ops::verify::verify(&session, &target, image.as_deref(), &out, mode(lock))?;
+            let components = arguments.components.into_iter().collect();
+            let target = Target { manifest: arguments.target.into(), arch: arguments.arch, components };
+            let (image, out) = (arguments.image.as_deref(), PathBuf::from("out"));
+            let verified = ops::verify::verify(&session, &target, image, &out, mode(arguments.lock))?;
             Ok(terminal.verified(&verified))
+        }
+        Command::Keygen { out, json } => releases::generate(&out, json),
+        Command::Sign { target, keys, json } => releases::sign(&environment(), terminal.as_ref(), &target, &keys, json),
+        Command::Keys { command } => releases::keys(&environment(), terminal.as_ref(), &command),
+        Command::Publish { releases, to, options } => {
+            releases::publish(&session(&global, terminal)?, &releases, &to, &options)
+        }
+        Command::Push { arguments, cosign_keys, options } => {
+            releases::push(&session(&global, terminal)?, &arguments, &cosign_keys, &options)
         }
         Command::Run(arguments) => run_image(&arguments, &global, terminal),
         Command::Test(arguments) => test_image(&arguments, terminal),
@@ -147,13 +162,17 @@ fn cache_directory(global: &Global) -> Result<PathBuf, OpError> {
     global.cache.clone().or_else(base).ok_or(OpError::NoCacheDirectory)
 }
 
+fn jobs(global: &Global) -> usize {
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    global.jobs.unwrap_or(processors).max(1)
+}
+
 fn session(global: &Global, terminal: &Arc<Terminal>) -> Result<Session, OpError> {
     let cache = Cache::open(&cache_directory(global)?)?;
-    let processors = std::thread::available_parallelism().map_or(2, usize::from);
     Ok(Session {
         cache: Arc::new(cache),
         environment: environment(),
-        jobs: global.jobs.unwrap_or(processors).max(1),
+        jobs: jobs(global),
         reporter: terminal.clone(),
         progress: terminal.progress(),
     })
@@ -169,8 +188,13 @@ fn run_image(
         let session = session(global, terminal)?;
         let components = arguments.components.iter().cloned().collect();
         let target = Target { manifest: target, arch: arguments.arch, components };
-        let options =
-            ops::build::Options { out: PathBuf::from("out"), fresh: false, hash: false, lock: mode(arguments.lock) };
+        let options = ops::build::Options {
+            out: PathBuf::from("out"),
+            fresh: false,
+            hash: false,
+            lock: mode(arguments.lock),
+            sign: ops::build::SignOptions::default(),
+        };
         let mut results = ops::build::build(&session, &[target], &options);
         let built = results.remove(0)?;
         terminal.built_one(&built);

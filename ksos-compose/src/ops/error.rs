@@ -7,6 +7,7 @@ use crate::effects::net::FetchError;
 use crate::graph::GraphError;
 use crate::lock::ReconcileError;
 use crate::proof::Finding;
+use crate::registry::RegistryError;
 use crate::source::apt::AptError;
 use crate::source::archive::ArchiveError;
 use crate::source::cargo::CargoError;
@@ -99,6 +100,38 @@ pub enum OpError {
         /// The file.
         path: std::path::PathBuf,
     },
+    /// A file that is not the one that the document of its release names.
+    #[error("{}: not the file that the release has", path.display())]
+    OtherRelease {
+        /// The file.
+        path: std::path::PathBuf,
+    },
+    /// A chunk index that cannot be used.
+    #[error("{}: {source}", path.display())]
+    ChunkIndex {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: ksos_formats::update::IndexError,
+    },
+    /// A disk image without a system.
+    #[error("{}: no partition has a system", path.display())]
+    NoSlot {
+        /// The image.
+        path: std::path::PathBuf,
+    },
+    /// A key cannot be had, or does not sign.
+    #[error(transparent)]
+    Sign(#[from] crate::sign::SignError),
+    /// A registry cannot be asked or told.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A document cannot be signed, published or believed.
+    #[error(transparent)]
+    Publish(#[from] super::publish::PublishError),
+    /// Something could not be fetched to be verified.
+    #[error(transparent)]
+    Artifact(#[from] FetchError),
     /// A Debian package cannot be read.
     #[error("package {name}: {source}")]
     Deb {
@@ -365,7 +398,14 @@ impl OpError {
             | OpError::Keyring(_)
             | OpError::Resolve { .. }
             | OpError::ContainerImage { .. }
+            | OpError::Artifact(_)
             | OpError::Http { .. } => Problem::Source,
+            OpError::Sign(error) if error.is_external() => Problem::Source,
+            OpError::Sign(_) => Problem::Manifest,
+            OpError::Registry(RegistryError::Place { .. } | RegistryError::Sign(_)) => Problem::Manifest,
+            OpError::Registry(RegistryError::Fs(_)) => Problem::Build,
+            OpError::Registry(_) => Problem::Source,
+            OpError::Publish(error) => error.problem(),
             OpError::Manifest(_)
             | OpError::Epoch { .. }
             | OpError::NoCacheDirectory
@@ -380,6 +420,11 @@ impl OpError {
             | OpError::UnknownArch { .. }
             // Not 1, which says that images differ.
             | OpError::Image(_)
+            | OpError::NoRelease { .. }
+            | OpError::NoSlot { .. }
+            | OpError::OtherRelease { .. }
+            | OpError::ChunkIndex { .. }
+            | OpError::Release { .. }
             | OpError::UnknownComponent { .. }
             | OpError::Reconcile(ReconcileError::Unknown { .. }) => Problem::Manifest,
             OpError::Cargo { source, .. } if source.is_download() => Problem::Source,
@@ -401,6 +446,7 @@ impl OpError {
                 vec![format!("{option} uses a local archive or OCI layout instead")]
             }
             OpError::Cargo { component, source } => vec![source.hint(component)],
+            OpError::Publish(error) => error.hints(),
             OpError::Indexes { components, .. } => {
                 let names = components.join(", ");
                 vec![

@@ -6,6 +6,7 @@ use std::io::{Seek, SeekFrom};
 use std::path::Path;
 
 use ksos_formats::Digest;
+use ksos_formats::update::index::ChunkIndex;
 use ksos_formats::update::{
     self, Blob, CHUNKS_FILE, ENVELOPE_LIMIT, Envelope, FORMAT, INDEX_FILE, Payload, RELEASE_FILE, Release,
 };
@@ -16,6 +17,10 @@ use crate::artifact::release::{self, Cut};
 use crate::effects::fs::{self, AtomicDirectory, Context};
 use crate::ops::{OpError, Session};
 use crate::plan::{Plan, ReleasePlan};
+use crate::sign::{OpenedKey, sign_envelope};
+
+/// [`Artifact::format`] of a release.
+pub const ARTIFACT: &str = "update";
 
 /// What a release is made of.
 pub struct Source<'a> {
@@ -96,6 +101,29 @@ pub fn document_digest(path: &Path) -> Option<Digest> {
     (envelope.payload_type == Release::TYPE).then(|| Digest::of(&envelope.payload))
 }
 
+/// Adds the signatures of `keys` to the release at `path`. One that has them already is not written.
+///
+/// # Errors
+/// When the document cannot be read or written, or a key does not sign.
+pub fn sign(path: &Path, keys: &[OpenedKey]) -> Result<(), OpError> {
+    let file = path.join(RELEASE_FILE);
+    let bytes = fs::read(&file, ENVELOPE_LIMIT)?;
+    let mut envelope = Envelope::parse(&bytes).map_err(|_| OpError::NoRelease { path: file.clone() })?;
+    let message = envelope.message();
+    let mut changed = false;
+    for OpenedKey { signer, .. } in keys {
+        let key = signer.public_key();
+        if !envelope.signatures.iter().any(|signature| key.verifies(&message, &signature.bytes)) {
+            sign_envelope(&mut envelope, signer.as_ref())?;
+            changed = true;
+        }
+    }
+    if changed {
+        fs::write_atomic(&file, &envelope.to_json())?;
+    }
+    Ok(())
+}
+
 /// Lists the release at `path`, which is shown as `shown`.
 ///
 /// # Errors
@@ -112,7 +140,7 @@ pub fn listed(path: &Path, shown: &Path) -> Result<Artifact, OpError> {
     ];
     let allocated = files.iter().map(|file| Ok(sizes(&path.join(&file.name))?.1)).sum::<Result<u64, OpError>>()?;
     Ok(Artifact {
-        format: "update".to_owned(),
+        format: ARTIFACT.to_owned(),
         path: shown.to_owned(),
         size: files.iter().map(|file| file.size).sum(),
         allocated,
@@ -129,4 +157,31 @@ pub fn document(envelope: &[u8]) -> Option<Release> {
     }
     let release: Release = serde_json::from_slice(&envelope.payload).ok()?;
     (release.format == FORMAT && release.index.size <= update::INDEX_LIMIT).then_some(release)
+}
+
+/// A release whose index was checked against its document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenRelease {
+    /// The document. Nobody has looked at its signatures.
+    pub document: Release,
+    /// The chunk index.
+    pub index: ChunkIndex,
+}
+
+/// Opens the release in the directory at `path`.
+///
+/// # Errors
+/// When a file cannot be read, is not what it should be, or belongs to another release.
+pub fn open(path: &Path) -> Result<OpenRelease, OpError> {
+    let file = path.join(RELEASE_FILE);
+    let bytes = fs::read(&file, ENVELOPE_LIMIT)?;
+    let document = document(&bytes).ok_or(OpError::NoRelease { path: file })?;
+    let file = path.join(INDEX_FILE);
+    let bytes = fs::read(&file, document.index.size)?;
+    if Digest::of(&bytes) != document.index.sha256 {
+        return Err(OpError::OtherRelease { path: file });
+    }
+    let index = ChunkIndex::parse(&bytes).map_err(|source| OpError::ChunkIndex { path: file.clone(), source })?;
+    let same = index.slot_size() == document.slot.size && index.chunks_size() == document.chunks.size;
+    if same { Ok(OpenRelease { document, index }) } else { Err(OpError::OtherRelease { path: file }) }
 }

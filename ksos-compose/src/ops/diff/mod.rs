@@ -1,14 +1,17 @@
 //! `diff`: what is different between two disk images: partition table, command line, kernel, initramfs, and the files
-//! of the root file system.
+//! of the root file system; and what an update from the first to the second fetches. Of a release (`.update`) there is
+//! the system slot alone: compared with one, an image is its slot.
 //!
 //! Partitions whose bytes are the same are not looked into. Two images without a difference in this report have the
 //! same bytes.
 
 mod files;
+mod side;
 #[cfg(test)]
 pub(in crate::ops) mod tests;
+mod update;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::Path;
 
@@ -20,7 +23,11 @@ use crate::cache::Cache;
 use crate::effects::fs::Context;
 use crate::image::compare::first_difference;
 use crate::image::{DiskImage, ImageError, Part, Partition, SLOT_FILES, Slot, SlotFile};
-use crate::tree::Tree;
+use crate::plan::packages::{self, ListedPackage};
+use crate::tree::{Node, Tree};
+
+use side::Side;
+pub use update::UpdateSize;
 
 pub use files::{Aspect, ChangedFile, FileDiff, ListedFile, Sum};
 
@@ -36,6 +43,9 @@ pub struct Difference {
     /// The first byte that differs outside of partitions while the partition tables say the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outside: Option<u64>,
+    /// What an update fetches, when the system slots differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateSize>,
 }
 
 /// One value that differs. A side that has no such thing has no value.
@@ -52,7 +62,7 @@ pub struct Change {
 /// A partition whose bytes differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PartitionDifference {
-    /// Number, from 1.
+    /// Number, from 1; 0: the slot of a release.
     pub number: u32,
     /// Its label in the first image.
     pub label: String,
@@ -72,6 +82,9 @@ pub struct SlotDifference {
     /// Image name, version, architecture and epoch, kernel release, command line; size and SHA-256 of kernel, initramfs
     /// and root file system.
     pub values: Vec<Change>,
+    /// Packages of other versions, or that only one has, as far as both images list theirs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<Change>,
     /// The files of the root file system, when it differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<FileDiff>,
@@ -80,23 +93,39 @@ pub struct SlotDifference {
     pub initramfs: Option<FileDiff>,
 }
 
-/// Compares the images at `a` and `b`. Root file systems that differ are unpacked below the temporary files of `cache`.
+/// Compares the images or releases at `a` and `b`, with `jobs` workers. Root file systems that differ are unpacked below the temporary files of `cache`.
 ///
 /// # Errors
 /// When an image cannot be read or has no partition table.
-pub fn diff(cache: &Cache, a: &Path, b: &Path) -> Result<Difference, OpError> {
-    let (a, b) = (DiskImage::open(a)?, DiskImage::open(b)?);
-    let mut difference = Difference { table: table(&a, &b), ..Difference::default() };
-    for (left, right) in pairs(&a, &b) {
-        if let Some(offset) = first(&a, a.part(left), b.part(right))? {
-            difference.partitions.push(partition(cache, (&a, left), (&b, right), offset)?);
+pub fn diff(cache: &Cache, a: &Path, b: &Path, jobs: usize) -> Result<Difference, OpError> {
+    let (left_side, right_side) = both(|| Side::open(cache, a), || Side::open(cache, b));
+    let (left_side, right_side) = (left_side?, right_side?);
+    let (a, b) = (&left_side.disk, &right_side.disk);
+    let disks = left_side.release.is_none() && right_side.release.is_none();
+    let mut difference = Difference::default();
+    let pairs = if disks { pairs(a, b).collect() } else { slot_pair(&left_side, &right_side)? };
+    for (left, right) in pairs {
+        if let Some(offset) = first(a, a.part(left), b.part(right))? {
+            difference.partitions.push(partition(cache, (a, left), (b, right), offset)?);
         }
     }
-    if difference.table.is_empty() {
-        difference.outside = outside(&a, &b)?;
+    if disks {
+        difference.table = table(a, b);
+    }
+    if disks && difference.table.is_empty() {
+        difference.outside = outside(a, b)?;
+    }
+    if difference.partitions.iter().any(|partition| partition.slot.is_some()) {
+        difference.update = update::size(&left_side, &right_side, jobs)?;
     }
     difference.equal = difference.table.is_empty() && difference.partitions.is_empty() && difference.outside.is_none();
     Ok(difference)
+}
+
+/// Returns the system slots of two sides, of which one is a release.
+fn slot_pair<'a>(a: &'a Side, b: &'a Side) -> Result<Vec<(&'a Partition, &'a Partition)>, OpError> {
+    let slot = |side: &'a Side| side.slot().ok_or_else(|| OpError::NoSlot { path: side.path.clone() });
+    Ok(vec![(slot(a)?, slot(b)?)])
 }
 
 /// Returns the partitions that both have, by number.
@@ -157,9 +186,9 @@ fn outside(a: &DiskImage, b: &DiskImage) -> Result<Option<u64>, OpError> {
     Ok(None)
 }
 
-type Side<'a> = (&'a DiskImage, &'a Partition);
+type InDisk<'a> = (&'a DiskImage, &'a Partition);
 
-fn partition(cache: &Cache, a: Side<'_>, b: Side<'_>, offset: u64) -> Result<PartitionDifference, OpError> {
+fn partition(cache: &Cache, a: InDisk<'_>, b: InDisk<'_>, offset: u64) -> Result<PartitionDifference, OpError> {
     let (number, label) = (a.1.number, a.1.label.clone());
     let mut difference = PartitionDifference { number, label, offset, slot: None, unreadable: None };
     match slots(cache, a, b) {
@@ -173,7 +202,7 @@ fn partition(cache: &Cache, a: Side<'_>, b: Side<'_>, offset: u64) -> Result<Par
     Ok(difference)
 }
 
-fn slots(cache: &Cache, a: Side<'_>, b: Side<'_>) -> Result<Option<SlotDifference>, OpError> {
+fn slots(cache: &Cache, a: InDisk<'_>, b: InDisk<'_>) -> Result<Option<SlotDifference>, OpError> {
     let (a, b) = (Slot::open(a.0, a.1)?, Slot::open(b.0, b.1)?);
     let (Some(a), Some(b)) = (a, b) else { return Ok(None) };
     let mut changes = Changes::default();
@@ -198,12 +227,36 @@ fn slots(cache: &Cache, a: Side<'_>, b: Side<'_>) -> Result<Option<SlotDifferenc
             differing.push(name);
         }
     }
-    let files = |name| match differing.contains(&name) {
-        true => trees(cache, name, &a, &b, |a, b| Ok(FileDiff::of(a, b))),
+    let mut packages = Vec::new();
+    let mut files = |name| match differing.contains(&name) {
+        true => trees(cache, name, &a, &b, |a, b| {
+            packages.extend(changed_packages(a, b));
+            Ok(FileDiff::of(a, b))
+        }),
         false => Ok(None),
     };
     let (root, initramfs) = (files(layout::SLOT_ROOT)?, files(layout::SLOT_INITRAMFS)?);
-    Ok(Some(SlotDifference { values: changes.0, root, initramfs }))
+    Ok(Some(SlotDifference { values: changes.0, packages, root, initramfs }))
+}
+
+/// Returns what differs between the lists of packages of two root file systems; nothing when one has none.
+fn changed_packages(a: &Tree, b: &Tree) -> Vec<Change> {
+    let (Some(a), Some(b)) = (packages(a), packages(b)) else { return Vec::new() };
+    let mut changes = Changes::default();
+    let keys: BTreeSet<&(String, String)> = a.keys().chain(b.keys()).collect();
+    for key in keys {
+        let (component, name) = key;
+        let what = if component == name { format!("package {name}") } else { format!("package {name} ({component})") };
+        changes.compare(what, a.get(key), b.get(key));
+    }
+    changes.0
+}
+
+/// Returns the version of every package by component and name.
+fn packages(tree: &Tree) -> Option<BTreeMap<(String, String), String>> {
+    let Node::File(content) = &tree.get(packages::PATH)?.node else { return None };
+    let list: Vec<ListedPackage> = serde_json::from_slice(&content.read(packages::LIMIT).ok()?).ok()?;
+    Some(list.into_iter().map(|package| ((package.component, package.name), package.version)).collect())
 }
 
 /// Unpacks file `name` of both slots and calls `work` with the trees; `None` when there are none. Their contents can be
