@@ -228,6 +228,8 @@ pub enum Command {
     },
     /// Boot an image in QEMU.
     Run(Box<RunArguments>),
+    /// Test an image in QEMU: it boots, installs an update, keeps it, and falls back from it; exit code 1 when a case fails.
+    Test(Box<TestArguments>),
     /// Look after the cache.
     Cache {
         /// What to do.
@@ -441,6 +443,44 @@ pub struct RunArguments {
     /// Use a local file or directory for a component, when a manifest is built.
     #[arg(long = "component", value_name = "NAME=PATH", value_parser = parse_component)]
     pub components: Vec<(String, PathBuf)>,
+}
+
+/// Options of `test`.
+#[derive(Debug, Clone, Args)]
+pub struct TestArguments {
+    /// The disk image.
+    #[arg(value_name = "IMAGE")]
+    pub image: PathBuf,
+    /// A published tree with a newer release, which the node updates to.
+    #[arg(long, value_name = "DIR")]
+    pub source: Option<PathBuf>,
+    /// The channel of the tree that the node follows.
+    #[arg(long, value_name = "NAME", default_value = "stable")]
+    pub channel: String,
+    /// Give the node this configuration (YAML, docs/cloud-init.md) beside the update source.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Write the report as JUnit XML.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Directory for the consoles' logs of what failed [default: that of the JUnit report, or the working directory].
+    #[arg(long, value_name = "DIR")]
+    pub logs: Option<PathBuf>,
+    /// Seconds for each step.
+    #[arg(long, value_name = "S", default_value_t = 900)]
+    pub timeout: u64,
+    /// Memory, e.g. 512M or 2G.
+    #[arg(long, value_name = "M", default_value = "1G")]
+    pub memory: String,
+    /// Enforce Secure Boot with Microsoft's keys enrolled.
+    #[arg(long)]
+    pub secure_boot: bool,
+    /// Give QEMU a further argument; repeat it for several.
+    #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub qemu_arguments: Vec<String>,
 }
 
 /// What `cache` does.

@@ -116,6 +116,7 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             releases::push(&session(&global, terminal)?, &arguments, &cosign_keys, &options)
         }
         Command::Run(arguments) => run_image(&arguments, &global, terminal),
+        Command::Test(arguments) => test_image(&arguments, terminal),
         Command::Cache { command } => run_cache(&command, &global, terminal),
     }
 }
@@ -221,6 +222,29 @@ fn run_image(
     let outcome = ops::run::boot(&image, &options, &mut std::io::stdout(), &|text| terminal.note(text))?;
     terminal.ran(&outcome);
     Ok(if outcome.is_success(&until, arguments.secure_boot) { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn test_image(arguments: &ksos_compose::cli::TestArguments, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
+    let beside = |path: &PathBuf| path.parent().filter(|parent| !parent.as_os_str().is_empty()).map(PathBuf::from);
+    let logs = arguments.logs.clone().or_else(|| arguments.junit.as_ref().and_then(beside));
+    let logs = logs.unwrap_or_else(|| PathBuf::from("."));
+    let request = ops::test::Request {
+        source: arguments.source.as_deref(),
+        channel: &arguments.channel,
+        config: arguments.config.as_deref(),
+        timeout: arguments.timeout,
+        memory: &arguments.memory,
+        secure_boot: arguments.secure_boot,
+        extra: &arguments.qemu_arguments,
+        logs: &logs,
+        search_path: std::env::var_os("PATH").unwrap_or_default(),
+    };
+    let report =
+        ops::test::test(&arguments.image, &request, &|text| terminal.note(text), &|case| terminal.tested_case(case))?;
+    if let Some(path) = &arguments.junit {
+        ops::test::write_junit(&report, path)?;
+    }
+    Ok(terminal.tested(&report, arguments.json))
 }
 
 fn run_cache(command: &CacheCommand, global: &Global, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {

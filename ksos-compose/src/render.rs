@@ -291,6 +291,27 @@ impl Terminal {
         self.line(&outcome.to_string());
     }
 
+    /// Says that a case of a test has ended.
+    pub fn tested_case(&self, case: &ops::test::Case) {
+        if !self.quiet {
+            let word = match case.verdict {
+                ops::test::Verdict::Passed => self.paint("1;32", "ok"),
+                ops::test::Verdict::Failed { .. } => self.paint("1;31", "FAILED"),
+                ops::test::Verdict::Skipped => "skipped".to_owned(),
+            };
+            self.line(&format!("{}: {} ... {word} ({:.0} s)", case.group, case.name, case.time.as_secs_f64()));
+        }
+    }
+
+    /// Prints what a test found.
+    pub fn tested(&self, report: &ops::test::Report, json: bool) -> ExitCode {
+        match json {
+            true => outln!("{:#}", report.to_json()),
+            false => outln!("{}", report.to_table().trim_end()),
+        }
+        if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    }
+
     /// Prints what the cache holds.
     pub fn cache_listed(&self, buckets: &[ops::cache::Bucket], json: bool) {
         if json {

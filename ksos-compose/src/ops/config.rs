@@ -11,7 +11,7 @@ use crate::effects::fs;
 use crate::manifest::{Code, Diagnostic, Errors, Place, Severity, SourceFile};
 
 /// Keys whose values are not shown, also not in the line that an error is in.
-const SECRET_KEYS: &[&str] = &["portainer-edge-key", "token"];
+const SECRET_KEYS: &[&str] = &["portainer-edge-key", "token", "password", "proxy"];
 
 /// What was found in one file.
 #[derive(Debug)]

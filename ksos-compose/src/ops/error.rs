@@ -286,6 +286,9 @@ pub enum OpError {
     /// The image could not be run.
     #[error(transparent)]
     Run(#[from] super::run::RunError),
+    /// The test cannot be made.
+    #[error(transparent)]
+    Test(#[from] super::test::TestError),
     /// A port forward on the command line.
     #[error(transparent)]
     Forward(#[from] super::run::ParseForwardError),
@@ -388,6 +391,7 @@ impl OpError {
             | OpError::NoCacheDirectory
             | OpError::Size { .. }
             | OpError::Forward(_)
+            | OpError::Test(_)
             | OpError::SameImage { .. }
             | OpError::Replacement { .. }
             | OpError::Lock(_)

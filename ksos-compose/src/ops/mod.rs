@@ -12,6 +12,7 @@ pub mod publish;
 pub mod run;
 pub mod session;
 pub mod sign;
+pub mod test;
 pub mod trust;
 pub mod update;
 pub mod verify;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::types::{KubeSolo, Network, WriteFile};
+use super::types::{KubeSolo, Network, Updates, WriteFile};
 
 /// One source of configuration: `cloud-init.yaml`, user-data, the image's default, or the kernel command line.
 ///
@@ -28,6 +28,8 @@ pub struct Document {
     pub metrics: MetricsDocument,
     /// Serving the administrator's kubeconfig.
     pub kubeconfig: KubeconfigDocument,
+    /// Updates.
+    pub updates: Updates,
 }
 
 /// The network: either of two forms.

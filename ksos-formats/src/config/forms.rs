@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::update::window;
+
 /// A form of texts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Form {
@@ -137,6 +139,48 @@ pub(super) const CERTIFICATES: Form = form(
     Some("-----BEGIN CERTIFICATE-----"),
     is_certificates,
 );
+/// Where releases come from. Its messages do not show what was found: it may have a password in it.
+pub(super) const UPDATE_SOURCE: Form = form(
+    "https://HOST/PATH, http://HOST/PATH or oci://HOST/REPOSITORY, without user name, query and fragment",
+    Some(r"^(https?|oci)://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~!$&'()*+,;=:%/-]*)?$"),
+    is_update_source,
+);
+/// A name of a channel.
+pub(super) const CHANNEL: Form = form(
+    "a name of at most 63 lower-case letters, digits and -",
+    Some("^[a-z0-9][a-z0-9-]{0,62}$"),
+    crate::update::is_name,
+);
+/// A proxy.
+pub(super) const PROXY: Form =
+    form("http://HOST:PORT", Some(r"^http://([!-?A-~]+@)?[A-Za-z0-9.\[\]:_-]+:[0-9]{1,5}/?$"), is_proxy);
+/// A user name in HTTP Basic authentication (RFC 7617, section 2).
+pub(super) const USERNAME: Form =
+    form("a user name without : and control characters", Some("^[^:\u{0}-\u{1f}\u{7f}]+$"), |text| {
+        is_line(text) && !text.contains(':')
+    });
+/// A password.
+pub(super) const PASSWORD: Form = form("a text in one line", Some("^[^\u{0}-\u{1f}\u{7f}]+$"), is_line);
+/// Days of the week.
+pub(super) const DAYS: Form =
+    form("days, as in sat, mon-fri or daily", Some("^([A-Za-z]{3,9}(-[A-Za-z]{3,9})?(, ?)?)+$"), |text| {
+        window::parse_days(text).is_ok()
+    });
+/// A time of day.
+pub(super) const START: Form = form("a local time, as in 02:00", Some("^([01]?[0-9]|2[0-3]):[0-5][0-9]$"), |text| {
+    window::parse_start(text).is_ok()
+});
+/// A length of time.
+pub(super) const LENGTH: Form =
+    form("minutes, hours or days up to a week, as in 90m, 3h or 1h30m", Some("^([0-9]{1,5}[dhm])+$"), |text| {
+        window::parse_length(text).is_ok()
+    });
+/// A time zone.
+pub(super) const TIME_ZONE: Form = form(
+    "UTC, an offset as in +02:00, a name as in Europe/Berlin, or a POSIX TZ string",
+    Some("^[A-Za-z<+-][A-Za-z0-9_+,./:<>-]*$"),
+    |text| window::TimeZone::parse(text).is_ok(),
+);
 /// User and group of a file.
 pub(super) const OWNER: Form = form(
     "\"root:root\" or numbers, as in \"1000:1000\" (there are no other users to name)",
@@ -220,6 +264,52 @@ fn is_path(text: &str) -> bool {
     let absolute = text.len() > 1 && text.len() <= 4096 && text.starts_with('/');
     let names = || text[1..].split('/');
     absolute && !text.chars().any(char::is_control) && !names().any(|name| matches!(name, "" | "." | ".."))
+}
+
+fn is_update_source(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let plain = |byte: u8| byte.is_ascii_graphic() && !b"@?#\\\"<>^`{|}".contains(&byte);
+    let traverses = path.split('/').any(|part| matches!(part, "." | ".."));
+    let fits = is_authority(authority, false) && path.bytes().all(plain) && !traverses;
+    match scheme {
+        "http" | "https" => fits,
+        "oci" => fits && is_repository(path),
+        _ => false,
+    }
+}
+
+/// Whether it can be a repository of a registry (OCI distribution specification 1.1, "Pulling manifests").
+fn is_repository(path: &str) -> bool {
+    let ordinary = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_part = |part: &str| {
+        let inner = part.bytes().all(|byte| ordinary(byte) || b"._-".contains(&byte));
+        inner && part.bytes().next().is_some_and(ordinary) && part.bytes().last().is_some_and(ordinary)
+    };
+    path.len() <= 255 && path.split('/').all(is_part)
+}
+
+/// Whether it is `HOST` or `HOST:PORT`; an IPv6 address is in brackets.
+fn is_authority(text: &str, needs_port: bool) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_host = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => is_domain(host) || host.parse::<std::net::Ipv4Addr>().is_ok(),
+    };
+    let is_port =
+        |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port != 0);
+    is_host && port.map_or(!needs_port, is_port)
+}
+
+fn is_proxy(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix("http://") else { return false };
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let (user, authority) = rest.rsplit_once('@').map_or((None, rest), |(user, authority)| (Some(user), authority));
+    user.is_none_or(|user| is_word(user) && !user.contains(['/', '@'])) && is_authority(authority, true)
 }
 
 fn is_cpuset(text: &str) -> bool {

@@ -30,6 +30,8 @@ pub(super) enum Kind {
     Choice(&'static [&'static str]),
     /// A number of seconds, or a number with `s`, `m`, `h` or `d`.
     Duration,
+    /// Bytes per second: a number, or one with a unit.
+    Rate,
     /// Permission bits, octal.
     Permissions,
     /// A list of texts, or one text with commas between.

@@ -23,6 +23,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod types;
+mod updates;
 mod yaml;
 
 pub use cmdline::{

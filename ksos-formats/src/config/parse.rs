@@ -15,7 +15,7 @@ use super::keys::Kind;
 use super::read::{Fields, Item, Reader, Value};
 use super::types::{Action, KubeSolo, WriteFile};
 use super::yaml::{self, NodeValue};
-use super::{DOCUMENT_LIMIT, MetaData, Parsed, ParsedNetwork, network, tables};
+use super::{DOCUMENT_LIMIT, MetaData, Parsed, ParsedNetwork, network, tables, updates};
 
 /// The start of the text, where faults of the whole are shown.
 const START: Place = Place { line: 1, column: 1, length: None };
@@ -175,6 +175,7 @@ fn document(reader: &mut Reader, fields: &Fields) -> Document {
         },
         metrics: MetricsDocument { enabled: metrics.boolean("enabled"), listen: metrics.text("listen") },
         kubeconfig: kubeconfig(&fields.section("kubeconfig")),
+        updates: updates::updates(reader, &fields.section("updates")),
     }
 }
 

@@ -181,6 +181,9 @@ pub(super) fn scalar(kind: &Kind, text: &str, source: Source) -> Result<Value, W
         Kind::Duration => {
             duration(text).map(Value::Integer).ok_or(Wrong::new("seconds, or a number with s, m, h or d"))
         }
+        Kind::Rate => rate(text).map(Value::Integer).ok_or(Wrong::new(
+            "bytes per second, at least 1024, or a number with kB/s, KiB/s, MB/s, MiB/s, GB/s or GiB/s",
+        )),
         Kind::Permissions => permissions(text, source).map(Value::Integer),
         Kind::Texts(form) => {
             let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
@@ -220,6 +223,17 @@ fn duration(text: &str) -> Option<u64> {
         _ => (text, 1),
     };
     number(digits)?.checked_mul(unit).filter(|seconds| *seconds <= LONGEST_DURATION_S)
+}
+
+/// Reads bytes per second, with a unit of powers of 1000 or 1024 or without one; `/s` may be left out.
+fn rate(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u64); 6] =
+        [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("kB", 1000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
+    let amount = text.strip_suffix("/s").unwrap_or(text);
+    let unit = UNITS.iter().find_map(|(name, unit)| Some((amount.strip_suffix(name)?, *unit)));
+    let (digits, unit) = unit.or((amount == text).then_some((text, 1)))?;
+    let limits = 1 << 10..=1 << 40;
+    number(digits.trim_end())?.checked_mul(unit).filter(|rate| limits.contains(rate))
 }
 
 /// Reads permission bits. cloud-init reads quoted ones as octal and unquoted ones as YAML 1.1 does: octal with a zero
@@ -401,7 +415,7 @@ impl Reader {
 fn expected(kind: &Kind) -> &'static str {
     match kind {
         Kind::Boolean => "true or false",
-        Kind::Integer { .. } | Kind::Duration => "a number",
+        Kind::Integer { .. } | Kind::Duration | Kind::Rate => "a number",
         Kind::Text(form) | Kind::Secret(form) => form.expected,
         Kind::Choice(_) | Kind::Permissions => "a text",
         Kind::Texts(_) | Kind::List(_) => "a list",

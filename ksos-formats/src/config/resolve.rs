@@ -29,7 +29,6 @@ pub fn resolve(
     let mut networks = vec![cmdline.network.as_ref(), found.and_then(|found| found.network.as_ref()), network_config];
     networks.push(default.and_then(|default| default.network.as_ref()));
     let config = NodeConfig {
-        updates: super::Updates::default(),
         hostname: first(&sources, |source| source.hostname.as_ref()),
         network: network(networks.into_iter().flatten(), &mut warnings),
         ntp: Ntp {
@@ -45,6 +44,7 @@ pub fn resolve(
         },
         metrics: metrics(&sources),
         kubeconfig: kubeconfig(&sources),
+        updates: super::updates::merge(&sources),
     };
     Resolved { config, warnings }
 }

@@ -59,6 +59,9 @@ fn value(kind: &Kind) -> Map<String, Value> {
         Kind::Text(form) | Kind::Secret(form) => return text(form),
         Kind::Choice(choices) => json!({ "enum": choices }),
         Kind::Duration => json!({ "type": ["integer", "string"], "minimum": 0, "pattern": "^(0|[1-9][0-9]*)[smhd]?$" }),
+        Kind::Rate => json!({
+            "type": ["integer", "string"], "minimum": 1024, "pattern": "^[1-9][0-9]*( ?([kMG]B|[KMG]iB)(/s)?)?$"
+        }),
         Kind::Permissions => json!({ "type": "string", "pattern": "^(0o)?[0-7]{1,5}$" }),
         Kind::Texts(form) => json!({ "anyOf": [
             { "type": "array", "items": text(form) },

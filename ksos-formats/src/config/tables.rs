@@ -32,6 +32,7 @@ pub(super) static DOCUMENT: Table = Table {
         aliased("ca_certs", &["ca-certs"], Kind::Section(&CA_CERTS), "Certificate authorities."),
         key("metrics", Kind::Section(&METRICS), "The node's metrics endpoint."),
         key("kubeconfig", Kind::Section(&KUBECONFIG), "Serving the administrator's kubeconfig over HTTP."),
+        key("updates", Kind::Section(&UPDATES), "Updates of the operating system."),
     ],
     unsupported: UNSUPPORTED,
     required: &[],
@@ -116,6 +117,57 @@ static KUBECONFIG: Table = Table {
     ],
     unsupported: &[],
     required: &[],
+};
+
+static UPDATES: Table = Table {
+    what: "updates",
+    keys: &[
+        key(
+            "automatic",
+            Kind::Boolean,
+            "Whether the node installs updates and restarts by itself (default the image's).",
+        ),
+        key(
+            "source",
+            Kind::Secret(UPDATE_SOURCE),
+            "Where releases come from: https://HOST/PATH, http://HOST/PATH or oci://HOST/REPOSITORY (default the image's).",
+        ),
+        key("channel", Kind::Text(CHANNEL), "The channel to follow (default the image's)."),
+        key(
+            "interval",
+            Kind::Duration,
+            "Time between two looks: seconds, or a number with s, m, h or d, at least 1m (default the image's).",
+        ),
+        key(
+            "windows",
+            Kind::List(&Kind::Section(&UPDATE_WINDOW)),
+            "When the node may install and restart by itself; an empty list is always (default the image's).",
+        ),
+        key("bandwidth", Kind::Rate, "Most bytes per second that are fetched, as in 2MiB/s (default no limit)."),
+        key("username", Kind::Text(USERNAME), "User name for the source."),
+        key("password", Kind::Secret(PASSWORD), "Password for the source; without a user name, a bearer token."),
+        key("proxy", Kind::Secret(PROXY), "Proxy for the source: http://HOST:PORT."),
+    ],
+    // What cloud-init has under this key: when it applies network configuration again.
+    unsupported: &["network", "policy"],
+    required: &[],
+};
+
+static UPDATE_WINDOW: Table = Table {
+    what: "a window of updates",
+    keys: &[
+        key("days", Kind::Texts(DAYS), "Days on which it opens: sat, mon-fri, a list of them, or daily (default)."),
+        key("start", Kind::Text(START), "Local time at which it opens, as in 02:00."),
+        key("length", Kind::Text(LENGTH), "How long it stays open: 90m, 3h or 1h30m, at most 7d."),
+        aliased(
+            "time-zone",
+            &["time_zone", "timezone"],
+            Kind::Text(TIME_ZONE),
+            "UTC (default), an offset as in +02:00, a name as in Europe/Berlin, or a POSIX TZ string.",
+        ),
+    ],
+    unsupported: &[],
+    required: &["start", "length"],
 };
 
 /// Says where a key belongs that is unknown in `table` and known in a section of the document, or the other way round.
@@ -221,7 +273,6 @@ static UNSUPPORTED: &[&str] = &[
     "ubuntu_advantage",
     "ubuntu_pro",
     "unverified_modules",
-    "updates",
     "user",
     "users",
     "vendor_data",

@@ -31,6 +31,7 @@ mod secrets;
 pub mod source;
 pub mod ssh_keys;
 pub mod state;
+mod zones;
 
 use ksos_formats::config::{Document, from_cmdline};
 use ksos_formats::runtime::RuntimeConfig;
@@ -42,6 +43,7 @@ use crate::sys::Sys;
 
 pub use imds::{BringUp, main as fetch_ec2};
 pub use secrets::{Secrets, scrub};
+pub use zones::zone_file;
 
 use apply::Notes;
 use prepare::{ImageDefault, Prepared};

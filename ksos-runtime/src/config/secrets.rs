@@ -10,7 +10,7 @@ use crate::cmdline::Cmdline;
 /// What stands in the place of a secret.
 const HIDDEN: &str = "[secret]";
 /// Endings of the last part of a key whose value is a secret, with dashes.
-const SECRET_ENDINGS: [&str; 4] = ["edge-key", "token", "password", "secret"];
+const SECRET_ENDINGS: [&str; 5] = ["edge-key", "token", "password", "secret", "proxy"];
 /// Shortest value that is taken for a secret, in bytes: a shorter one would blacken half of every text.
 const SHORTEST: usize = 4;
 
@@ -55,6 +55,9 @@ impl Secrets {
     /// Adds the secrets of an effective configuration.
     pub fn add_config(&mut self, config: &NodeConfig) {
         self.add(config.kubeconfig.token.as_deref().unwrap_or(""));
+        self.add(config.updates.password.as_deref().unwrap_or(""));
+        // It may have a password in it.
+        self.add(config.updates.proxy.as_deref().unwrap_or(""));
         for (_, value) in config.kubesolo.flags.iter().filter(|(key, _)| is_secret(key)) {
             self.add(value.as_str().unwrap_or(""));
         }

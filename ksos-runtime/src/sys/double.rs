@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ksos_formats::Digest;
@@ -22,13 +23,65 @@ pub struct MemoryDisk {
     pub bytes: Rc<RefCell<Vec<u8>>>,
     /// Logical sector size in bytes.
     pub sector: u64,
+    /// Writes get lost, and nobody is told.
+    pub deaf: Rc<Cell<bool>>,
     cut: Rc<Cell<Option<u32>>>,
+    name: String,
+    changes: Changes,
+}
+
+/// What changed on disks and in files since recording began, in order; `None` is not recording.
+pub type Changes = Rc<RefCell<Option<Vec<Change>>>>;
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A write to a disk, which may be in a cache.
+    Write {
+        /// Path of the disk.
+        disk: String,
+        /// Where, in bytes.
+        offset: u64,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// What was written to a disk so far is durable.
+    Flush {
+        /// Path of the disk.
+        disk: String,
+    },
+    /// A file has another content, or none any more.
+    File {
+        /// Its path.
+        path: String,
+        /// Its content.
+        content: Option<Vec<u8>>,
+    },
 }
 
 impl MemoryDisk {
     /// Returns a disk with these bytes and 512-byte sectors.
     pub fn new(bytes: Vec<u8>) -> Self {
-        MemoryDisk { bytes: Rc::new(RefCell::new(bytes)), sector: 512, cut: Rc::default() }
+        MemoryDisk {
+            bytes: Rc::new(RefCell::new(bytes)),
+            sector: 512,
+            deaf: Rc::default(),
+            cut: Rc::default(),
+            name: String::new(),
+            changes: Rc::default(),
+        }
+    }
+
+    /// Direct input and output is of whole sectors (open(2), `O_DIRECT`).
+    fn check_sectors(&self, offset: u64, length: usize) -> Result<()> {
+        let whole = offset.is_multiple_of(self.sector) && (length as u64).is_multiple_of(self.sector);
+        whole.then_some(()).ok_or_else(|| Error::new("use", "memory disk", std::io::Error::from_raw_os_error(22)))
+    }
+
+    fn changed(&self, change: impl FnOnce(String) -> Change) {
+        if let Some(changes) = self.changes.borrow_mut().as_mut() {
+            changes.push(change(self.name.clone()));
+        }
     }
 }
 
@@ -46,12 +99,28 @@ impl Disk for MemoryDisk {
         use_power(&self.cut, "memory disk")?;
         let mut bytes = self.bytes.borrow_mut();
         let target = bytes.get_mut(offset as usize..offset as usize + data.len());
-        target.ok_or_else(|| Error::stated("write", "memory disk", "past the end"))?.copy_from_slice(data);
+        let target = target.ok_or_else(|| Error::stated("write", "memory disk", "past the end"))?;
+        if !self.deaf.get() {
+            target.copy_from_slice(data);
+        }
+        self.changed(|disk| Change::Write { disk, offset, bytes: data.to_vec() });
         Ok(())
     }
 
     fn flush(&self) -> Result<()> {
+        self.changed(|disk| Change::Flush { disk });
         Ok(())
+    }
+
+    fn read_direct(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.check_sectors(offset, buffer.len())?;
+        self.read_at(offset, buffer)
+    }
+
+    fn write_direct(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.check_sectors(offset, bytes.len())?;
+        self.write_at(offset, bytes)?;
+        self.flush()
     }
 
     fn size(&self) -> u64 {
@@ -63,11 +132,36 @@ impl Disk for MemoryDisk {
     }
 }
 
+/// What the end of the power is to the code under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CutEnds {
+    /// This change and all later ones fail.
+    Change,
+    /// The call of the test, by a panic.
+    Call,
+    /// This process, by SIGKILL.
+    Process,
+}
+
+thread_local! {
+    /// What happens when the power is cut in this thread's machines.
+    pub static CUT_ENDS: Cell<CutEnds> = const { Cell::new(CutEnds::Change) };
+}
+
 /// Counts one change; fails when the power is cut.
-fn use_power(cut: &Cell<Option<u32>>, path: &str) -> Result<()> {
+pub fn use_power(cut: &Cell<Option<u32>>, path: &str) -> Result<()> {
     match cut.get() {
         None => return Ok(()),
-        Some(0) => return Err(Error::stated("write", path, "the power is cut")),
+        Some(0) => {
+            match CUT_ENDS.get() {
+                CutEnds::Change => {}
+                CutEnds::Call => std::panic::resume_unwind(Box::new(CutEnds::Call)),
+                CutEnds::Process => {
+                    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                }
+            }
+            return Err(Error::stated("write", path, "the power is cut"));
+        }
         Some(left) => cut.set(Some(left - 1)),
     }
     Ok(())
@@ -104,7 +198,8 @@ impl Watchdog for DoubleWatchdog {
 /// The machine. Every method that is not about files appends a line to `calls`.
 #[derive(Debug)]
 pub struct Double {
-    directory: tempfile::TempDir,
+    _directory: Option<tempfile::TempDir>,
+    root: PathBuf,
     files: Files,
     /// What was asked for, in order.
     pub calls: RefCell<Vec<String>>,
@@ -127,6 +222,8 @@ pub struct Double {
     pub full_while: RefCell<Option<String>>,
     /// How many more changes to files and disks succeed; after that, the power is cut.
     pub cut: Rc<Cell<Option<u32>>>,
+    /// What changed, while it is recorded.
+    pub changes: Changes,
     /// Room on every file system.
     pub room: Cell<Space>,
     /// Inodes of every file system, and how many are free.
@@ -146,9 +243,16 @@ impl Double {
     /// Returns a machine without files.
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        let double = Self::at(directory.path());
+        Double { _directory: Some(directory), ..double }
+    }
+
+    /// Returns a machine whose files are below `root`, and stay there.
+    pub fn at(root: &Path) -> Self {
         Double {
-            files: Files::below(directory.path()),
-            directory,
+            files: Files::below(root),
+            _directory: None,
+            root: root.to_owned(),
             calls: RefCell::default(),
             failures: RefCell::default(),
             errnos: RefCell::default(),
@@ -161,6 +265,7 @@ impl Double {
             now: Rc::new(Cell::new(1000)),
             full_while: RefCell::default(),
             cut: Rc::default(),
+            changes: Rc::default(),
             room: Cell::new(Space { total: 8 << 30, available: 4 << 30, free: 5 << 30 }),
             watchdog_limit: Cell::default(),
             feeds: Rc::default(),
@@ -172,14 +277,14 @@ impl Double {
 
     /// Creates a file and its directories.
     pub fn put(&self, path: &str, text: impl AsRef<[u8]>) {
-        let host = self.directory.path().join(path.trim_start_matches('/'));
+        let host = self.root.join(path.trim_start_matches('/'));
         std::fs::create_dir_all(host.parent().expect("a parent")).expect("created");
         std::fs::write(host, text).expect("written");
     }
 
     /// Creates a symbolic link and its directories.
     pub fn link(&self, target: &str, path: &str) {
-        let host = self.directory.path().join(path.trim_start_matches('/'));
+        let host = self.root.join(path.trim_start_matches('/'));
         std::fs::create_dir_all(host.parent().expect("a parent")).expect("created");
         std::os::unix::fs::symlink(target, host).expect("linked");
     }
@@ -240,6 +345,13 @@ impl Double {
         }
     }
 
+    /// Records what a file has now.
+    fn noted(&self, path: &str) {
+        if let Some(changes) = self.changes.borrow_mut().as_mut() {
+            changes.push(Change::File { path: path.to_owned(), content: self.files.read(path, 16 << 20).ok() });
+        }
+    }
+
     fn record(&self, call: String) -> Result<()> {
         let failures = self.failures.borrow();
         let failure = failures.iter().find(|(prefix, _)| call.starts_with(prefix.as_str()));
@@ -261,19 +373,28 @@ impl Sys for Double {
     }
     fn replace(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
         self.change(path)?;
-        self.files.replace(path, bytes, mode)
+        self.files.replace(path, bytes, mode)?;
+        self.noted(path);
+        Ok(())
     }
     fn append(&self, path: &str, bytes: &[u8]) -> Result<u64> {
         self.change(path)?;
-        self.files.append(path, bytes)
+        let size = self.files.append(path, bytes)?;
+        self.noted(path);
+        Ok(size)
     }
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         use_power(&self.cut, from)?;
-        self.files.rename(from, to)
+        self.files.rename(from, to)?;
+        self.noted(to);
+        self.noted(from);
+        Ok(())
     }
     fn remove(&self, path: &str) -> Result<()> {
         use_power(&self.cut, path)?;
-        self.files.remove(path)
+        self.files.remove(path)?;
+        self.noted(path);
+        Ok(())
     }
     fn list(&self, path: &str) -> Result<Vec<String>> {
         self.files.list(path)
@@ -364,7 +485,8 @@ impl Sys for Double {
     fn open_disk(&self, path: &str, _writable: bool) -> Result<Box<dyn Disk>> {
         let disks = self.disks.borrow();
         let disk = disks.get(path).ok_or_else(|| Error::new("open", path, std::io::Error::from_raw_os_error(2)))?;
-        Ok(Box::new(MemoryDisk { cut: Rc::clone(&self.cut), ..disk.clone() }))
+        let (cut, changes) = (Rc::clone(&self.cut), Rc::clone(&self.changes));
+        Ok(Box::new(MemoryDisk { cut, changes, name: path.to_owned(), ..disk.clone() }))
     }
     fn add_partition(&self, disk: &str, number: u32, start: u64, length: u64) -> Result<()> {
         self.record(format!("add-partition {disk} {number} {start} {length}"))

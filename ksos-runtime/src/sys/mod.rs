@@ -7,7 +7,7 @@
 
 mod below;
 mod block;
-#[cfg(test)]
+#[cfg(any(test, feature = "double"))]
 pub mod double;
 mod files;
 pub mod linux;
@@ -268,10 +268,25 @@ pub trait Disk {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
     /// Makes what was written durable.
     fn flush(&self) -> Result<()>;
+    /// Fills `buffer` from `offset` past the page cache: what the medium has. Both are whole sectors.
+    fn read_direct(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+    /// Writes whole sectors at `offset` by one request past the page cache; returns when they are durable.
+    fn write_direct(&self, offset: u64, bytes: &[u8]) -> Result<()>;
     /// Size in bytes.
     fn size(&self) -> u64;
     /// Logical sector size in bytes.
     fn sector_size(&self) -> u64;
+    /// Has what was written of `length` bytes at `offset` on its way to the medium; with `wait`, there. Flushes nothing
+    /// that the medium itself holds back.
+    fn write_out(&self, offset: u64, length: u64, wait: bool) -> Result<()> {
+        let _ = (offset, length, wait);
+        Ok(())
+    }
+    /// Drops what is cached of `length` bytes at `offset` and is on the medium: the next read is of the medium.
+    fn forget(&self, offset: u64, length: u64) -> Result<()> {
+        let _ = (offset, length);
+        Ok(())
+    }
 }
 
 /// Room on a file system, in bytes.

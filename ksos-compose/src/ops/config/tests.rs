@@ -127,6 +127,9 @@ print(len(paths))
         "kubesolo: {system-reserved: {disk: 1Gi}}",
         "write_files: [{content: x}]",
         "metrics: ':9100'",
+        "updates: {windows: [{start: \"02:00\"}]}",
+        "updates: {source: updates.example}",
+        "updates: {bandwidth: 2M}",
     ];
     let python = |arguments: &[&str]| std::process::Command::new("/usr/bin/python3").args(arguments).output();
     if !python(&["-c", "import jsonschema, yaml"]).is_ok_and(|output| output.status.success()) {
@@ -137,7 +140,7 @@ print(len(paths))
     }
     let output = python(&[&["-c", script, SCHEMA, EXAMPLES][..], &wrong].concat()).expect("python3 runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "7\n");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "8\n");
 }
 
 /// Every example must be good and free of warnings.

@@ -89,7 +89,7 @@ fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitSta
 }
 
 /// Reads a stream to its end on another thread and sends the last of it.
-fn collect(mut stream: impl Read + Send + 'static) -> Receiver<String> {
+pub(super) fn collect(mut stream: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = crossbeam_channel::bounded(1);
     std::thread::spawn(move || {
         let mut text = Vec::new();
@@ -106,7 +106,7 @@ fn collect(mut stream: impl Read + Send + 'static) -> Receiver<String> {
 }
 
 /// Reads a stream on another thread and sends every piece.
-fn pieces(mut stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+pub(super) fn pieces(mut stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
     let (sender, receiver) = crossbeam_channel::bounded(64);
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
@@ -122,8 +122,8 @@ fn pieces(mut stream: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
 /// A running QEMU. Dropped, it is killed.
 #[derive(Debug)]
 pub(super) struct Guest {
-    child: Child,
-    work: WorkDirectory,
+    pub(super) child: Child,
+    pub(super) work: WorkDirectory,
     persist: bool,
 }
 
@@ -211,7 +211,7 @@ impl Guest {
     }
 
     /// Waits for a QEMU that has closed its output.
-    fn ended(&mut self, messages: Option<Receiver<String>>) -> Result<Outcome, FollowError> {
+    pub(super) fn ended(&mut self, messages: Option<Receiver<String>>) -> Result<Outcome, FollowError> {
         let status = self.child.wait().map_err(FollowError::Wait)?;
         let message = messages.and_then(|messages| messages.recv().ok()).unwrap_or_default();
         Ok(Outcome::QemuExit { status: status.code(), message })
@@ -251,12 +251,17 @@ impl Drop for Guest {
     }
 }
 
-/// Presses the power button through the machine protocol (QEMU "QMP Reference Manual", `system_powerdown`).
-fn power_button(monitor: &Path) -> io::Result<()> {
+/// Presses the power button.
+pub(super) fn power_button(monitor: &Path) -> io::Result<()> {
+    command(monitor, "system_powerdown")
+}
+
+/// Gives a command of the machine protocol that has no arguments (QEMU "QMP Reference Manual").
+pub(super) fn command(monitor: &Path, name: &str) -> io::Result<()> {
     let mut stream = UnixStream::connect(monitor)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     stream.set_write_timeout(Some(Duration::from_secs(5)))?;
-    stream.write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"system_powerdown\"}\n")?;
+    stream.write_all(format!("{{\"execute\":\"qmp_capabilities\"}}\n{{\"execute\":\"{name}\"}}\n").as_bytes())?;
     // QEMU drops what it has not read when the connection goes: wait for both answers.
     let mut answers: Vec<u8> = Vec::new();
     let mut buffer = [0; 1024];

@@ -11,15 +11,16 @@ pub mod arguments;
 mod disk;
 pub mod firmware;
 pub mod kubeconfig;
+pub mod live;
 mod machine;
-mod request;
+pub(in crate::ops) mod request;
 pub mod seed;
 pub mod watch;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ksos_formats::Arch;
@@ -315,6 +316,19 @@ pub fn find_program(name: &str, search_path: &OsStr) -> Option<PathBuf> {
 /// # Errors
 /// [`RunError`]. What became of the guest is the [`Outcome`].
 pub fn run(image: &Path, options: &RunOptions, setup: &Setup, serial: &mut dyn Write) -> Result<Outcome, RunError> {
+    let (child, work) = start(image, options, setup)?;
+    let deadline = options.timeout.and_then(|timeout| Some((Instant::now().checked_add(timeout)?, timeout)));
+    let mut guest = machine::Guest::new(child, work, options.persist);
+    let mut kubeconfig = options.kubeconfig.clone().map(kubeconfig::Fetch::start);
+    guest.follow(&options.until, deadline, kubeconfig.as_mut(), serial).map_err(|error| match error {
+        machine::FollowError::Sink(error) => RunError::Sink(error),
+        machine::FollowError::Wait(source) => RunError::Start { program: setup.program.clone(), source },
+        machine::FollowError::Kubeconfig(error) => *error,
+    })
+}
+
+/// Starts QEMU.
+fn start(image: &Path, options: &RunOptions, setup: &Setup) -> Result<(Child, disk::WorkDirectory), RunError> {
     let work = disk::WorkDirectory::new(image, options, &setup.firmware)?;
     let machine = arguments::Machine {
         arch: options.arch,
@@ -332,22 +346,14 @@ pub fn run(image: &Path, options: &RunOptions, setup: &Setup, serial: &mut dyn W
         extra: &options.extra,
         interactive: options.interactive,
     };
-    let start = |source| RunError::Start { program: setup.program.clone(), source };
     let child = Command::new(&setup.program)
         .args(arguments::arguments(&machine)?)
         .stdin(if options.interactive { Stdio::inherit() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(start)?;
-    let deadline = options.timeout.and_then(|timeout| Some((Instant::now().checked_add(timeout)?, timeout)));
-    let mut guest = machine::Guest::new(child, work, options.persist);
-    let mut kubeconfig = options.kubeconfig.clone().map(kubeconfig::Fetch::start);
-    guest.follow(&options.until, deadline, kubeconfig.as_mut(), serial).map_err(|error| match error {
-        machine::FollowError::Sink(error) => RunError::Sink(error),
-        machine::FollowError::Wait(source) => start(source),
-        machine::FollowError::Kubeconfig(error) => *error,
-    })
+        .map_err(|source| RunError::Start { program: setup.program.clone(), source })?;
+    Ok((child, work))
 }
 
 #[cfg(test)]

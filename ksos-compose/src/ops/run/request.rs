@@ -152,7 +152,7 @@ fn seed(request: &Request<'_>, kubeconfig: Option<&KubeconfigRequest>) -> Result
 }
 
 /// Copies an image, all or nothing; holes stay holes.
-fn copy(image: &Path, disk: &Path) -> Result<(), OpError> {
+pub(in crate::ops) fn copy(image: &Path, disk: &Path) -> Result<(), OpError> {
     let source = fs::open(image)?;
     let size = source.metadata().context("stat", image)?.len();
     let mut target = AtomicFile::create(disk)?;
@@ -162,7 +162,7 @@ fn copy(image: &Path, disk: &Path) -> Result<(), OpError> {
 }
 
 /// Parses a size with the short units that QEMU users write, too: `512M` is 512 MiB.
-fn size(text: &str) -> Result<u64, OpError> {
+pub(in crate::ops) fn size(text: &str) -> Result<u64, OpError> {
     let short = ["K", "M", "G", "T"].iter().any(|unit| text.ends_with(unit));
     let long = if short { format!("{text}iB") } else { text.to_owned() };
     let parsed = long.parse::<Size>();

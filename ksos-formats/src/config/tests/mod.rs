@@ -5,6 +5,7 @@ mod hostile;
 mod kubesolo;
 mod networks;
 mod sources;
+mod updates;
 
 use super::*;
 

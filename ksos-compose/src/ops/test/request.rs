@@ -1,0 +1,197 @@
+//! `test` as the command line asks for it.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ksos_formats::update::{self, Channel, ChannelRelease, Envelope, envelope::Payload};
+use ksos_formats::{Arch, boot::ImageId};
+use serde_json::json;
+
+use super::machine::{Qemu, Source};
+use super::report::{Case, Report, Verdict};
+use super::scenario::{self, Expected, ExpectedUpdate};
+use super::server::Server;
+use crate::effects::fs::{self, Context};
+use crate::image::{DiskImage, Slot};
+use crate::ops::OpError;
+use crate::ops::run::request::size;
+use crate::ops::run::seed::{Seed, complete};
+use crate::ops::run::{RunError, RunOptions, set_up};
+
+/// The host, as QEMU's user network shows it to the guest (QEMU "Using the user mode network stack").
+const HOST: &str = "10.0.2.2";
+/// Largest configuration, in bytes.
+const CONFIG_LIMIT: u64 = 1 << 20;
+/// Most of a console's log that is kept, in bytes.
+const LOG_LIMIT: u64 = 64 << 20;
+
+/// What the command line says.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// A published tree that the node updates from.
+    pub source: Option<&'a Path>,
+    /// The channel of it that the node follows.
+    pub channel: &'a str,
+    /// A configuration as a site writes it.
+    pub config: Option<&'a Path>,
+    /// Seconds for each step.
+    pub timeout: u64,
+    /// Memory: bytes, or with a unit (`512M`, `1GiB`).
+    pub memory: &'a str,
+    /// Enforce Secure Boot.
+    pub secure_boot: bool,
+    /// Further arguments of QEMU.
+    pub extra: &'a [String],
+    /// Directory for the logs of consoles whose cases failed.
+    pub logs: &'a Path,
+    /// `PATH`.
+    pub search_path: OsString,
+}
+
+/// A test cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TestError {
+    /// The image has no system in slot A.
+    #[error("{} has no system in its slot A", .0.display())]
+    NoSystem(PathBuf),
+    /// The channel's document is no such thing.
+    #[error("{}: {reason}", path.display())]
+    Channel {
+        /// The document.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The channel has nothing for this image.
+    #[error("{}: channel {channel} has nothing newer than {version}", path.display())]
+    NothingNewer {
+        /// The document.
+        path: PathBuf,
+        /// The channel.
+        channel: String,
+        /// Version of the image.
+        version: String,
+    },
+}
+
+/// Tests `image`. `note` gets what the user should know, `done` each case as it ends.
+///
+/// # Errors
+/// Missing programs or firmware, unusable values, an unreadable image or tree. What the node did wrong is in the
+/// [`Report`].
+pub fn test(image: &Path, request: &Request<'_>, note: &dyn Fn(&str), done: &dyn Fn(&Case)) -> Result<Report, OpError> {
+    let id = image_id(image)?;
+    let update = request.source.map(|tree| wanted(tree, request.channel, &id)).transpose()?;
+    let mut options = RunOptions::new(id.arch, request.search_path.clone());
+    options.memory = size(request.memory)?;
+    options.secure_boot = request.secure_boot;
+    options.extra = request.extra.to_vec();
+    let source = request.source.map(|tree| serve(tree, request.channel, &id)).transpose()?;
+    options.seed = seed(request, source.as_ref())?;
+    let setup = set_up(&options)?;
+    if let Some(reason) = &setup.reason {
+        note(&format!("{}: {reason}", setup.accelerator.name()));
+    }
+    let mut lab = Qemu::new(image, options, setup, source)?;
+    let expected = Expected { version: id.version.clone(), update };
+    let cases = scenario::run(&mut lab, &expected, Duration::from_secs(request.timeout), done);
+    let name = image.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut report = Report { image: name, cases, logs: Vec::new() };
+    keep_logs(&lab, request.logs, &mut report)?;
+    Ok(report)
+}
+
+/// Reads which image this is out of its slot A.
+fn image_id(image: &Path) -> Result<ImageId, OpError> {
+    let disk = DiskImage::open(image)?;
+    for partition in &disk.partitions {
+        if let Some(slot) = Slot::open(&disk, partition)? {
+            return Ok(slot.metadata.image);
+        }
+    }
+    Err(TestError::NoSystem(image.to_owned()).into())
+}
+
+/// Reads which release of a tree the node should take. The document is not verified here: the node does that.
+fn wanted(tree: &Path, channel: &str, id: &ImageId) -> Result<ExpectedUpdate, OpError> {
+    let path = tree.join(update::channel_path(channel, &id.name, id.arch));
+    let bytes = fs::read(&path, update::ENVELOPE_LIMIT)?;
+    let wrong = |reason: String| TestError::Channel { path: path.clone(), reason };
+    let envelope = Envelope::parse(&bytes).map_err(|error| wrong(error.to_string()))?;
+    if envelope.payload_type != Channel::TYPE {
+        return Err(wrong(format!("it is {:?}, not a channel", envelope.payload_type)).into());
+    }
+    let document: Channel = serde_json::from_slice(&envelope.payload).map_err(|error| wrong(error.to_string()))?;
+    let current: update::Version =
+        id.version.parse().map_err(|error| wrong(format!("the image's version: {error}")))?;
+    let newer = document.releases.iter().filter(|release| release.version.is_newer_than(&current));
+    let Some(ChannelRelease { version, .. }) = newer.max_by(|a, b| a.version.precedence(&b.version)) else {
+        let (channel, version) = (channel.to_owned(), id.version.clone());
+        return Err(TestError::NothingNewer { path, channel, version }.into());
+    };
+    let release = tree.join(update::release_name(&id.name, version, id.arch) + update::RELEASE_SUFFIX);
+    let chunks = fs::metadata(&release.join(update::CHUNKS_FILE))?.len();
+    Ok(ExpectedUpdate { version: version.to_string(), chunks })
+}
+
+fn serve(tree: &Path, channel: &str, id: &ImageId) -> Result<Source, OpError> {
+    let arch: Arch = id.arch;
+    Ok(Source { server: Server::start(tree)?, channel: update::channel_path(channel, &id.name, arch) })
+}
+
+/// Returns the node's configuration: what the user gave, and the update source.
+fn seed(request: &Request<'_>, source: Option<&Source>) -> Result<Option<Seed>, OpError> {
+    let config = request.config.map(|path| fs::read_to_string(path, CONFIG_LIMIT)).transpose()?;
+    let mut additions = Vec::new();
+    if let Some(source) = source {
+        let updates = json!({
+            "automatic": true, "source": format!("http://{HOST}:{}", source.server.port()), "channel": request.channel,
+            "interval": "1m", "windows": [],
+        });
+        additions.push(("--update", "updates", updates));
+    }
+    if config.is_none() && additions.is_empty() {
+        return Ok(None);
+    }
+    let user_data = complete(config.as_deref(), &additions).map_err(RunError::from)?;
+    Ok(Some(Seed { user_data, network_config: None }))
+}
+
+/// Keeps the console's logs of groups in which a case failed.
+fn keep_logs(lab: &Qemu<'_>, directory: &Path, report: &mut Report) -> Result<(), OpError> {
+    let failed = |case: &&Case| matches!(case.verdict, Verdict::Failed { .. });
+    let mut groups: Vec<&'static str> = report.cases.iter().filter(failed).map(|case| case.group).collect();
+    groups.dedup();
+    let stem = report.image.strip_suffix(".img").unwrap_or(&report.image).to_owned();
+    for group in groups {
+        let log = lab.log(group);
+        // A machine that did not start has none.
+        if fs::metadata(&log).is_err() {
+            continue;
+        }
+        let target = directory.join(format!("{stem}-{group}.log"));
+        fs::write_atomic(&target, &tail(&log)?)?;
+        report.logs.push((group, target));
+    }
+    Ok(())
+}
+
+/// Writes the report as JUnit XML.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_junit(report: &Report, path: &Path) -> Result<(), OpError> {
+    Ok(fs::write_atomic(path, report.to_junit().as_bytes())?)
+}
+
+/// Reads a log, of a very long one the end.
+fn tail(path: &Path) -> Result<Vec<u8>, OpError> {
+    use std::io::{Read, Seek, SeekFrom};
+    let mut file = fs::open(path)?;
+    let size = file.metadata().context("stat", path)?.len();
+    file.seek(SeekFrom::Start(size.saturating_sub(LOG_LIMIT))).context("read", path)?;
+    let mut bytes = Vec::new();
+    file.take(LOG_LIMIT).read_to_end(&mut bytes).context("read", path)?;
+    Ok(bytes)
+}
