@@ -57,6 +57,14 @@ impl Disk for Memory {
         Ok(())
     }
 
+    fn read_direct(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.read_at(offset, buffer)
+    }
+
+    fn write_direct(&self, _: u64, _: &[u8]) -> Result<()> {
+        panic!("a reader writes");
+    }
+
     fn size(&self) -> u64 {
         self.bytes.len() as u64
     }

@@ -242,8 +242,7 @@ impl Disk for BlockDevice {
     fn forget(&self, offset: u64, length: u64) -> Result<()> {
         let advice = rustix::fs::Advice::DontNeed;
         let length = std::num::NonZeroU64::new(length);
-        rustix::fs::fadvise(&self.file, offset, length, advice)
-            .map_err(|source| Error::new("read", &self.path, source))
+        rustix::fs::fadvise(&self.file, offset, length, advice).map_err(|source| Error::new("read", &self.path, source))
     }
 }
 

@@ -113,8 +113,7 @@ fn look(platform: &dyn Platform, settings: &Settings, options: &Options) -> Resu
     let channel = trust.channel(source.as_mut(), &keys)?;
     let floor = floor::read(sys, &settings.directory)?;
     let quarantine = Quarantine::read(sys, &settings.directory)?;
-    let limits =
-        Limits { running: &running, floor: floor.as_ref(), quarantine: &quarantine, retry: options.retry };
+    let limits = Limits { running: &running, floor: floor.as_ref(), quarantine: &quarantine, retry: options.retry };
     let chosen = trust::choose(channel.value(), options.version.as_ref(), &limits)?;
     Ok(Look { source, keys, chosen, running })
 }

@@ -52,26 +52,15 @@ impl Arguments {
         let (verb, rest) = arguments.split_first().ok_or("a verb is missing")?;
         let known: &[&str] = match verb.as_str() {
             "check" => &["--version", "--channel", "--source", "--retry"],
-            "apply" => &[
-                "--version",
-                "--channel",
-                "--source",
-                "--no-reboot",
-                "--retry",
-                "--force-window",
-                "--automatic",
-            ],
+            "apply" => {
+                &["--version", "--channel", "--source", "--no-reboot", "--retry", "--force-window", "--automatic"]
+            }
             "rollback" => &["--no-reboot"],
             "status" | "history" | "settle" => &[],
             other => return Err(format!("{other:?} is no verb")),
         };
-        let mut parsed = Arguments {
-            verb: verb.clone(),
-            json: false,
-            channel: None,
-            source: None,
-            options: Options::default(),
-        };
+        let mut parsed =
+            Arguments { verb: verb.clone(), json: false, channel: None, source: None, options: Options::default() };
         let mut rest = rest.iter();
         while let Some(argument) = rest.next() {
             let (name, attached) = match argument.split_once('=') {
@@ -84,9 +73,7 @@ impl Arguments {
             let takes_value = matches!(name, "--version" | "--channel" | "--source");
             let value = match attached {
                 Some(_) if !takes_value => return Err(format!("{name} takes no value")),
-                None if takes_value => {
-                    Some(rest.next().cloned().ok_or_else(|| format!("{name} needs a value"))?)
-                }
+                None if takes_value => Some(rest.next().cloned().ok_or_else(|| format!("{name} needs a value"))?),
                 attached => attached,
             };
             parsed.set(name, value.unwrap_or_default())?;

@@ -8,15 +8,11 @@ fn parse(line: &str) -> Result<Arguments, String> {
 
 #[test]
 fn arguments_of_every_verb() {
-    let apply = parse("apply --version 1.2.3 --channel=beta --source https://x --no-reboot --retry --force-window --json");
+    let apply =
+        parse("apply --version 1.2.3 --channel=beta --source https://x --no-reboot --retry --force-window --json");
     let apply = apply.expect("they fit");
-    let options = Options {
-        version: "1.2.3".parse().ok(),
-        no_reboot: true,
-        retry: true,
-        force_window: true,
-        automatic: false,
-    };
+    let options =
+        Options { version: "1.2.3".parse().ok(), no_reboot: true, retry: true, force_window: true, automatic: false };
     let expected = (true, Some("beta".to_owned()), Some("https://x".to_owned()), options);
     assert_eq!((apply.json, apply.channel, apply.source, apply.options), expected);
     for line in ["check", "status --json", "rollback --no-reboot", "history --json", "settle", "apply --automatic"] {

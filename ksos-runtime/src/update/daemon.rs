@@ -102,8 +102,8 @@ fn child(sys: &dyn Sys, verb: &[&str], out: &mut dyn Write) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::update::testing::settings;
     use crate::sys::double::Double;
+    use crate::update::testing::settings;
 
     #[test]
     fn the_next_look_is_within_a_tenth_of_the_interval() {

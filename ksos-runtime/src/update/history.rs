@@ -1,8 +1,8 @@
 //! How updates ended. `history.json`, the newest last, bounded.
 
+use ksos_formats::Digest;
 use ksos_formats::bootstate::Slot;
 use ksos_formats::update::Version;
-use ksos_formats::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::error::UpdateError;

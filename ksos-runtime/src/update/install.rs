@@ -9,10 +9,10 @@
 use ksos_formats::Digest;
 use ksos_formats::bootstate::Slot;
 use ksos_formats::update::chunks::is_zero;
+use ksos_formats::update::fetch::FetchPlan;
 use ksos_formats::update::fetch::Range;
 use ksos_formats::update::index::Entry;
 use ksos_formats::update::{Blob, ChunkIndex};
-use ksos_formats::update::fetch::FetchPlan;
 use ruzstd::decoding::FrameDecoder;
 
 use super::delta::Chunks;

@@ -3,9 +3,9 @@
 //! A journal that is damaged or of a later format counts as none: the boot state on the EFI system partition is the
 //! truth, and [`super::machine`] settles what a node without a journal is.
 
+use ksos_formats::Digest;
 use ksos_formats::bootstate::Slot;
 use ksos_formats::update::{Blob, Version};
-use ksos_formats::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::error::UpdateError;
@@ -59,7 +59,9 @@ impl Journal {
     pub fn read(sys: &dyn Sys, directory: &str) -> (Self, Option<String>) {
         match store::read::<Journal>(sys, &format!("{directory}/{FILE}")) {
             Ok(Some(journal)) if journal.format == FORMAT => (journal, None),
-            Ok(Some(journal)) => (Journal::default(), Some(format!("the update journal has format {}", journal.format))),
+            Ok(Some(journal)) => {
+                (Journal::default(), Some(format!("the update journal has format {}", journal.format)))
+            }
             Ok(None) => (Journal::default(), None),
             Err(UpdateError::Document { reason, .. }) => {
                 (Journal::default(), Some(format!("the update journal is damaged: {reason}")))

@@ -69,10 +69,10 @@ fn an_update_is_installed_tried_and_kept() {
     assert_eq!(world.boot(), BootState { generation: 3, active: Slot::B, trial: None });
     assert_eq!(world.copies().confirmed, [Some(false), Some(true)]);
     assert_eq!(floor::read(&world.sys, DIRECTORY).expect("readable"), Some(version("2.0.0")));
-    assert_eq!(results(&world).iter().map(|(result, _)| *result).collect::<Vec<_>>(), [
-        Outcome::Installed,
-        Outcome::Succeeded
-    ]);
+    assert_eq!(
+        results(&world).iter().map(|(result, _)| *result).collect::<Vec<_>>(),
+        [Outcome::Installed, Outcome::Succeeded]
+    );
     assert_eq!(world.settle().expect("again"), Verdicts::NoTrial);
     assert!(matches!(world.apply(), Ok(Done::UpToDate { .. })));
     let status = Status::read(&world.sys);

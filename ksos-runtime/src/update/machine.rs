@@ -143,11 +143,7 @@ impl State {
     pub fn is_installing(&self) -> bool {
         matches!(
             self,
-            State::Chosen(_)
-                | State::Clearing(_)
-                | State::Writing { .. }
-                | State::Verifying(_)
-                | State::Activating(_)
+            State::Chosen(_) | State::Clearing(_) | State::Writing { .. } | State::Verifying(_) | State::Activating(_)
         )
     }
 }
@@ -375,7 +371,11 @@ fn started(state: State, found: &Found) -> State {
         // The outcome is settled on the disk, or is being settled.
         state @ (State::Failed { .. } | State::Committed(_) | State::FellBack { .. }) => state,
         State::Activating(pending) if trial == Some(pending.target) => {
-            if same_boot { State::AwaitingReboot(pending) } else { after_boot(pending, found) }
+            if same_boot {
+                State::AwaitingReboot(pending)
+            } else {
+                after_boot(pending, found)
+            }
         }
         state if state.is_installing() => interrupted(state, found),
         State::AwaitingReboot(pending) if same_boot && found.booted != pending.target => {

@@ -51,8 +51,17 @@ fn an_update_that_goes_well() {
         names.push(state.name());
     }
     let expected = [
-        "chosen", "clearing", "writing", "writing", "verifying", "activating", "awaiting-reboot", "on-trial",
-        "committing", "committed", "idle",
+        "chosen",
+        "clearing",
+        "writing",
+        "writing",
+        "verifying",
+        "activating",
+        "awaiting-reboot",
+        "on-trial",
+        "committing",
+        "committed",
+        "idle",
     ];
     assert_eq!(names, expected);
 }

@@ -28,7 +28,8 @@ pub fn read<T: DeserializeOwned>(sys: &dyn Sys, path: &str) -> Result<Option<T>,
 /// # Errors
 /// As [`Sys::replace`].
 pub fn write<T: Serialize>(sys: &dyn Sys, path: &str, document: &T) -> sys::Result<()> {
-    let mut bytes = serde_json::to_vec(document).map_err(|error| sys::Error::stated("write", path, error.to_string()))?;
+    let mut bytes =
+        serde_json::to_vec(document).map_err(|error| sys::Error::stated("write", path, error.to_string()))?;
     bytes.push(b'\n');
     sys.replace(path, &bytes, 0o600)
 }

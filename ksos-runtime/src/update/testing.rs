@@ -490,7 +490,8 @@ impl World {
     /// Publishes releases in channel `stable`, the oldest first.
     pub(super) fn publish(&self, releases: &[Made]) {
         let sequence = self.published.borrow().channels.len() as u64 + 1;
-        let sealed: Vec<(Made, Vec<u8>)> = releases.iter().map(|made| (made.clone(), sign(&made.release, &[1]))).collect();
+        let sealed: Vec<(Made, Vec<u8>)> =
+            releases.iter().map(|made| (made.clone(), sign(&made.release, &[1]))).collect();
         for (made, envelope) in &sealed {
             let name = release_name(NAME, &made.release.version, made.release.arch);
             let mut images = self.images.borrow_mut();

@@ -200,9 +200,7 @@ impl Trust<'_> {
     /// [`Untrusted::Expired`].
     pub fn not_expired(&self, release: &Release) -> Result<(), Untrusted> {
         match release.expires.filter(|_| release.has_expired(self.now())) {
-            Some(end) => {
-                Err(Untrusted::Expired { what: format!("release {}", release.version), end, now: self.now() })
-            }
+            Some(end) => Err(Untrusted::Expired { what: format!("release {}", release.version), end, now: self.now() }),
             None => Ok(()),
         }
     }
