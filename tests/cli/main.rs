@@ -5,6 +5,7 @@
 
 mod hostile;
 mod images;
+mod publish;
 mod registry;
 mod release;
 

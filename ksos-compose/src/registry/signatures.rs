@@ -129,7 +129,8 @@ impl CosignSigner {
         let failed = || CosignSignError::Failed(self.place.clone());
         let signature = match &self.secret {
             Secret::Ecdsa(pair) => pair.sign(&SystemRandom::new(), &message).map_err(|_| failed())?.as_ref().to_vec(),
-            Secret::Ed25519(signer) => signer.sign_prehashed(&message).to_vec(),
+            // Plain: with such a key `cosign sign` makes Ed25519ph, which `cosign verify` refuses (seen of v3.1).
+            Secret::Ed25519(signer) => signer.sign(&message)?.to_vec(),
         };
         let claim = Claim { message, signature };
         if self.key.verifies(&claim, &ecdsa) { Ok(claim) } else { Err(failed()) }

@@ -236,6 +236,15 @@ struct Published<'a> {
     fault: Option<String>,
 }
 
+/// Returns where each of the four files is on a volume, in bytes from its start: both copies, then both marks.
+///
+/// # Errors
+/// [`FatError`]; for each file, why it has no place.
+pub fn sectors(disk: &dyn Disk) -> Result<[Result<u64, FatError>; 4], FatError> {
+    let volume = Volume::open(disk)?;
+    Ok([COPIES[0], COPIES[1], MARKS[0], MARKS[1]].map(|path| volume.sector_of(path)))
+}
+
 /// Writes [`layout::BOOT_STATE`], which metrics and status are made from.
 ///
 /// # Errors
