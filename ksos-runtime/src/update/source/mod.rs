@@ -5,12 +5,38 @@
 //! reads no more than was declared, that it ends, that credentials stay where they belong, and that a broken connection
 //! costs no more than what was on its way.
 
+//!
+//! - `url`, `settings`: what is configured. `challenge`: what registries want to see.
+//! - `pace`, `connection`, `message`, `client`: HTTP/1.1 over TCP or TLS (rustls), directly or through a proxy.
+//! - `fetch`: documents and ranges, with limits, attempts and resumption.
+//! - `tree`: a published tree. `registry`, `manifest`, `signed`: a registry, and the signatures of `cosign` there.
+//!
+//! Blocking, one thread, some hundred kilobytes of memory whatever is fetched but for the chunk index.
+
+mod challenge;
+mod client;
+mod connection;
+mod fetch;
+mod manifest;
+mod message;
+mod pace;
+mod registry;
+mod settings;
+mod signed;
+mod tree;
+mod url;
+
 use std::fmt;
 
 use ksos_formats::update::Blob;
 use ksos_formats::update::fetch::Range;
 use ksos_formats::{Arch, Digest};
 
+use self::pace::{Clock, Limits, Monotonic};
+use self::registry::Registry;
+use self::settings::Credentials;
+use self::tree::Tree;
+use self::url::Url;
 use crate::sys::{self, Sys};
 
 /// What a source is opened with.
@@ -24,7 +50,7 @@ pub struct SourceSettings {
     pub password: Option<String>,
     /// `http://[USER:PASSWORD@]HOST:PORT`.
     pub proxy: Option<String>,
-    /// Most bytes per second that are fetched.
+    /// Most bytes per second that are fetched; 0 is no limit.
     pub bandwidth: Option<u64>,
     /// Paths of PEM files with the certificate authorities that are trusted; those that do not exist are left out.
     pub ca_bundle: Vec<String>,
@@ -265,7 +291,7 @@ pub enum SourceError {
         url: String,
     },
     /// A redirect that is not followed.
-    #[error("{url}: redirect to {target:?} is not followed: {reason}")]
+    #[error("{url}: a redirect to {target:?} is not followed: {reason}")]
     Redirect {
         /// What was asked for.
         url: String,
@@ -313,6 +339,35 @@ impl SourceError {
 /// # Errors
 /// Settings that cannot be used; a file with certificate authorities that cannot be read.
 pub fn open(settings: &SourceSettings, sys: &dyn Sys) -> Result<Box<dyn Source>, SourceError> {
-    let _ = sys;
-    Err(SourceError::Url { url: settings.url.clone(), reason: "not one of https, http, oci" })
+    open_with(settings, sys, Box::new(Monotonic::new()), Limits::default())
 }
+
+fn open_with(
+    settings: &SourceSettings,
+    sys: &dyn Sys,
+    clock: Box<dyn Clock>,
+    limits: Limits,
+) -> Result<Box<dyn Source>, SourceError> {
+    let invalid = |reason| SourceError::Url { url: settings.url.clone(), reason };
+    let credentials = Credentials::from_settings(settings)?;
+    let keys = signed::keys(&settings.cosign_keys)?;
+    let registry = settings.url.strip_prefix("oci://").map(|rest| (rest, false));
+    let registry = registry.or_else(|| settings.url.strip_prefix("oci+http://").map(|rest| (rest, true)));
+    if let Some((rest, plain)) = registry {
+        let location = registry::location(rest, plain).map_err(invalid)?;
+        let client = settings::client(settings, location.0.origin.scheme, sys, clock, limits)?;
+        return Ok(Box::new(Registry::new(client, location, credentials, keys)));
+    }
+    let base = Url::parse(&settings.url).map_err(invalid)?;
+    if settings.url.contains(['?', '#']) {
+        return Err(invalid("it has a query or a fragment"));
+    }
+    if !keys.is_empty() {
+        return Err(SourceError::CosignWithoutRegistry(base.to_string()));
+    }
+    let client = settings::client(settings, base.origin.scheme, sys, clock, limits)?;
+    Ok(Box::new(Tree::new(client, base, credentials)))
+}
+
+#[cfg(test)]
+mod tests;
