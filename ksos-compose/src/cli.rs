@@ -156,12 +156,13 @@ pub enum Command {
         #[arg(long)]
         dry_run: bool,
     },
-    /// Compare two disk images: partitions, kernel, command line and files; exit code 1 when they differ.
+    /// Compare two disk images or releases (.update): partitions, kernel, command line, files, and what an update from
+    /// the first to the second fetches; exit code 1 when they differ.
     Diff {
-        /// The first image.
+        /// The first image or release.
         #[arg(value_name = "A")]
         a: PathBuf,
-        /// The second image.
+        /// The second image or release.
         #[arg(value_name = "B")]
         b: PathBuf,
         /// Print as JSON.

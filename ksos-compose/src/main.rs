@@ -91,7 +91,7 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
         }
         Command::Diff { a, b, json } => {
             let cache = Cache::open(&cache_directory(&global)?)?;
-            let difference = ops::diff::diff(&cache, &a, &b)?;
+            let difference = ops::diff::diff(&cache, &a, &b, jobs(&global))?;
             Ok(terminal.differed(&difference, json))
         }
         Command::Verify { manifest, image, arch, components, lock } => {
@@ -147,13 +147,17 @@ fn cache_directory(global: &Global) -> Result<PathBuf, OpError> {
     global.cache.clone().or_else(base).ok_or(OpError::NoCacheDirectory)
 }
 
+fn jobs(global: &Global) -> usize {
+    let processors = std::thread::available_parallelism().map_or(2, usize::from);
+    global.jobs.unwrap_or(processors).max(1)
+}
+
 fn session(global: &Global, terminal: &Arc<Terminal>) -> Result<Session, OpError> {
     let cache = Cache::open(&cache_directory(global)?)?;
-    let processors = std::thread::available_parallelism().map_or(2, usize::from);
     Ok(Session {
         cache: Arc::new(cache),
         environment: environment(),
-        jobs: global.jobs.unwrap_or(processors).max(1),
+        jobs: jobs(global),
         reporter: terminal.clone(),
         progress: terminal.progress(),
     })

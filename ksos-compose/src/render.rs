@@ -12,7 +12,7 @@ use ksos_compose::manifest::Style;
 use ksos_compose::ops::build::{Built, Explanation, Fetched};
 use ksos_compose::ops::check::Checked;
 use ksos_compose::ops::config::CheckedConfig;
-use ksos_compose::ops::diff::{Change as Value, Difference, FileDiff, Sum};
+use ksos_compose::ops::diff::{Change as Value, Difference, FileDiff, Sum, UpdateSize};
 use ksos_compose::ops::update::Change;
 use ksos_compose::ops::verify::Verified;
 use ksos_compose::ops::{self, OpError, Reporter};
@@ -351,7 +351,8 @@ fn difference_text(difference: &Difference) -> String {
     }
     for partition in &difference.partitions {
         let (number, label) = (partition.number, partition.label.escape_debug());
-        lines.push(format!("partition {number} {label}: first difference at byte {}", partition.offset));
+        let name = if number == 0 { label.to_string() } else { format!("partition {number} {label}") };
+        lines.push(format!("{name}: first difference at byte {}", partition.offset));
         if let Some(error) = &partition.unreadable {
             lines.push(format!("  not looked into: {error}"));
         }
@@ -361,7 +362,21 @@ fn difference_text(difference: &Difference) -> String {
             files.iter().for_each(|files| changed_files(&mut lines, what, files));
         }
     }
+    lines.extend(difference.update.as_ref().map(update_size));
     lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+fn update_size(update: &UpdateSize) -> String {
+    let UpdateSize { fetched, missing: _, whole, requests, index, release } = update;
+    let permille = (u128::from(*fetched) * 1000).checked_div(u128::from(*whole)).unwrap_or(0);
+    let besides = progress::size(index + release.unwrap_or(0));
+    format!(
+        "an update fetches {} of {} ({}.{} %) in {requests} requests, and {besides} of chunk index and release.json",
+        progress::size(*fetched),
+        progress::size(*whole),
+        permille / 10,
+        permille % 10,
+    )
 }
 
 fn changed_value(value: &Value) -> String {

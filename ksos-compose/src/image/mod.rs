@@ -136,6 +136,20 @@ impl DiskImage {
         Ok(DiskImage { path: path.to_owned(), file, size, guid, partitions })
     }
 
+    /// Returns a disk of one partition, number 0: the system slot that `file` is. `path` is what it is called in errors.
+    pub fn of_slot(path: &Path, file: File, size: u64) -> Self {
+        let partition = Partition {
+            number: 0,
+            label: "slot".to_owned(),
+            type_guid: Uuid::nil(),
+            guid: Uuid::nil(),
+            flags: 0,
+            offset: 0,
+            size,
+        };
+        DiskImage { path: path.to_owned(), file, size, guid: Uuid::nil(), partitions: vec![partition] }
+    }
+
     /// Returns where the image is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -182,6 +196,11 @@ impl<'a> Part<'a> {
         Part { file: self.file, start: self.start + offset, size: size.min(self.size - offset) }
     }
 
+    /// Returns a reader of the bytes from the first to the last.
+    pub fn reader(&self) -> impl io::Read + use<'a> {
+        PartReader { part: *self, position: 0 }
+    }
+
     /// Fills `buffer` from byte `position` of the part.
     ///
     /// # Errors
@@ -192,5 +211,20 @@ impl<'a> Part<'a> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.file.read_exact_at(buffer, self.start + position)
+    }
+}
+
+/// Reads a part from its first byte to its last.
+struct PartReader<'a> {
+    part: Part<'a>,
+    position: u64,
+}
+
+impl io::Read for PartReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = (buffer.len() as u64).min(self.part.size - self.position) as usize;
+        self.part.read_exact_at(&mut buffer[..count], self.position)?;
+        self.position += count as u64;
+        Ok(count)
     }
 }

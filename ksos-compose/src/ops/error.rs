@@ -99,6 +99,26 @@ pub enum OpError {
         /// The file.
         path: std::path::PathBuf,
     },
+    /// A file that is not the one that the document of its release names.
+    #[error("{}: not the file that the release has", path.display())]
+    OtherRelease {
+        /// The file.
+        path: std::path::PathBuf,
+    },
+    /// A chunk index that cannot be used.
+    #[error("{}: {source}", path.display())]
+    ChunkIndex {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The cause.
+        source: ksos_formats::update::IndexError,
+    },
+    /// A disk image without a system.
+    #[error("{}: no partition has a system", path.display())]
+    NoSlot {
+        /// The image.
+        path: std::path::PathBuf,
+    },
     /// A Debian package cannot be read.
     #[error("package {name}: {source}")]
     Deb {
@@ -380,6 +400,11 @@ impl OpError {
             | OpError::UnknownArch { .. }
             // Not 1, which says that images differ.
             | OpError::Image(_)
+            | OpError::NoRelease { .. }
+            | OpError::NoSlot { .. }
+            | OpError::OtherRelease { .. }
+            | OpError::ChunkIndex { .. }
+            | OpError::Release { .. }
             | OpError::UnknownComponent { .. }
             | OpError::Reconcile(ReconcileError::Unknown { .. }) => Problem::Manifest,
             OpError::Cargo { source, .. } if source.is_download() => Problem::Source,

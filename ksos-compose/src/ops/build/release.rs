@@ -6,6 +6,7 @@ use std::io::{Seek, SeekFrom};
 use std::path::Path;
 
 use ksos_formats::Digest;
+use ksos_formats::update::index::ChunkIndex;
 use ksos_formats::update::{
     self, Blob, CHUNKS_FILE, ENVELOPE_LIMIT, Envelope, FORMAT, INDEX_FILE, Payload, RELEASE_FILE, Release,
 };
@@ -129,4 +130,31 @@ pub fn document(envelope: &[u8]) -> Option<Release> {
     }
     let release: Release = serde_json::from_slice(&envelope.payload).ok()?;
     (release.format == FORMAT && release.index.size <= update::INDEX_LIMIT).then_some(release)
+}
+
+/// A release whose index was checked against its document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenRelease {
+    /// The document. Nobody has looked at its signatures.
+    pub document: Release,
+    /// The chunk index.
+    pub index: ChunkIndex,
+}
+
+/// Opens the release in the directory at `path`.
+///
+/// # Errors
+/// When a file cannot be read, is not what it should be, or belongs to another release.
+pub fn open(path: &Path) -> Result<OpenRelease, OpError> {
+    let file = path.join(RELEASE_FILE);
+    let bytes = fs::read(&file, ENVELOPE_LIMIT)?;
+    let document = document(&bytes).ok_or(OpError::NoRelease { path: file })?;
+    let file = path.join(INDEX_FILE);
+    let bytes = fs::read(&file, document.index.size)?;
+    if Digest::of(&bytes) != document.index.sha256 {
+        return Err(OpError::OtherRelease { path: file });
+    }
+    let index = ChunkIndex::parse(&bytes).map_err(|source| OpError::ChunkIndex { path: file.clone(), source })?;
+    let same = index.slot_size() == document.slot.size && index.chunks_size() == document.chunks.size;
+    if same { Ok(OpenRelease { document, index }) } else { Err(OpError::OtherRelease { path: file }) }
 }

@@ -1,12 +1,15 @@
 //! `diff`: what is different between two disk images: partition table, command line, kernel, initramfs, and the files
-//! of the root file system.
+//! of the root file system; and what an update from the first to the second fetches. Of a release (`.update`) there is
+//! the system slot alone: compared with one, an image is its slot.
 //!
 //! Partitions whose bytes are the same are not looked into. Two images without a difference in this report have the
 //! same bytes.
 
 mod files;
+mod side;
 #[cfg(test)]
 pub(in crate::ops) mod tests;
+mod update;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -22,6 +25,9 @@ use crate::image::compare::first_difference;
 use crate::image::{DiskImage, ImageError, Part, Partition, SLOT_FILES, Slot, SlotFile};
 use crate::tree::Tree;
 
+use side::Side;
+pub use update::UpdateSize;
+
 pub use files::{Aspect, ChangedFile, FileDiff, ListedFile, Sum};
 
 /// The difference of two images.
@@ -36,6 +42,9 @@ pub struct Difference {
     /// The first byte that differs outside of partitions while the partition tables say the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outside: Option<u64>,
+    /// What an update fetches, when the system slots differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update: Option<UpdateSize>,
 }
 
 /// One value that differs. A side that has no such thing has no value.
@@ -52,7 +61,7 @@ pub struct Change {
 /// A partition whose bytes differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PartitionDifference {
-    /// Number, from 1.
+    /// Number, from 1; 0: the slot of a release.
     pub number: u32,
     /// Its label in the first image.
     pub label: String,
@@ -80,23 +89,39 @@ pub struct SlotDifference {
     pub initramfs: Option<FileDiff>,
 }
 
-/// Compares the images at `a` and `b`. Root file systems that differ are unpacked below the temporary files of `cache`.
+/// Compares the images or releases at `a` and `b`, with `jobs` workers. Root file systems that differ are unpacked below the temporary files of `cache`.
 ///
 /// # Errors
 /// When an image cannot be read or has no partition table.
-pub fn diff(cache: &Cache, a: &Path, b: &Path) -> Result<Difference, OpError> {
-    let (a, b) = (DiskImage::open(a)?, DiskImage::open(b)?);
-    let mut difference = Difference { table: table(&a, &b), ..Difference::default() };
-    for (left, right) in pairs(&a, &b) {
-        if let Some(offset) = first(&a, a.part(left), b.part(right))? {
-            difference.partitions.push(partition(cache, (&a, left), (&b, right), offset)?);
+pub fn diff(cache: &Cache, a: &Path, b: &Path, jobs: usize) -> Result<Difference, OpError> {
+    let (left_side, right_side) = both(|| Side::open(cache, a), || Side::open(cache, b));
+    let (left_side, right_side) = (left_side?, right_side?);
+    let (a, b) = (&left_side.disk, &right_side.disk);
+    let disks = left_side.release.is_none() && right_side.release.is_none();
+    let mut difference = Difference::default();
+    let pairs = if disks { pairs(a, b).collect() } else { slot_pair(&left_side, &right_side)? };
+    for (left, right) in pairs {
+        if let Some(offset) = first(a, a.part(left), b.part(right))? {
+            difference.partitions.push(partition(cache, (a, left), (b, right), offset)?);
         }
     }
-    if difference.table.is_empty() {
-        difference.outside = outside(&a, &b)?;
+    if disks {
+        difference.table = table(a, b);
+    }
+    if disks && difference.table.is_empty() {
+        difference.outside = outside(a, b)?;
+    }
+    if difference.partitions.iter().any(|partition| partition.slot.is_some()) {
+        difference.update = update::size(&left_side, &right_side, jobs)?;
     }
     difference.equal = difference.table.is_empty() && difference.partitions.is_empty() && difference.outside.is_none();
     Ok(difference)
+}
+
+/// Returns the system slots of two sides, of which one is a release.
+fn slot_pair<'a>(a: &'a Side, b: &'a Side) -> Result<Vec<(&'a Partition, &'a Partition)>, OpError> {
+    let slot = |side: &'a Side| side.slot().ok_or_else(|| OpError::NoSlot { path: side.path.clone() });
+    Ok(vec![(slot(a)?, slot(b)?)])
 }
 
 /// Returns the partitions that both have, by number.
@@ -157,9 +182,9 @@ fn outside(a: &DiskImage, b: &DiskImage) -> Result<Option<u64>, OpError> {
     Ok(None)
 }
 
-type Side<'a> = (&'a DiskImage, &'a Partition);
+type InDisk<'a> = (&'a DiskImage, &'a Partition);
 
-fn partition(cache: &Cache, a: Side<'_>, b: Side<'_>, offset: u64) -> Result<PartitionDifference, OpError> {
+fn partition(cache: &Cache, a: InDisk<'_>, b: InDisk<'_>, offset: u64) -> Result<PartitionDifference, OpError> {
     let (number, label) = (a.1.number, a.1.label.clone());
     let mut difference = PartitionDifference { number, label, offset, slot: None, unreadable: None };
     match slots(cache, a, b) {
@@ -173,7 +198,7 @@ fn partition(cache: &Cache, a: Side<'_>, b: Side<'_>, offset: u64) -> Result<Par
     Ok(difference)
 }
 
-fn slots(cache: &Cache, a: Side<'_>, b: Side<'_>) -> Result<Option<SlotDifference>, OpError> {
+fn slots(cache: &Cache, a: InDisk<'_>, b: InDisk<'_>) -> Result<Option<SlotDifference>, OpError> {
     let (a, b) = (Slot::open(a.0, a.1)?, Slot::open(b.0, b.1)?);
     let (Some(a), Some(b)) = (a, b) else { return Ok(None) };
     let mut changes = Changes::default();

@@ -121,7 +121,7 @@ fn compare(a: &Disk, b: &Disk) -> Difference {
     let directory = tempfile::tempdir().unwrap();
     let (a, b) = (a.write(directory.path(), "a"), b.write(directory.path(), "b"));
     let cache = Cache::open(&directory.path().join("cache")).unwrap();
-    let difference = diff(&cache, &a, &b).unwrap();
+    let difference = diff(&cache, &a, &b, 2).unwrap();
     let left = crate::effects::fs::list(&cache.bucket("tmp")).unwrap();
     assert_eq!(left, Vec::<std::ffi::OsString>::new(), "nothing temporary stays");
     difference
@@ -220,11 +220,11 @@ fn bytes_that_belong_to_nothing_are_a_difference_too() {
     let file = File::options().write(true).open(&b).unwrap();
     // In the boot code of the protective MBR.
     file.write_all_at(b"x", 100).unwrap();
-    let difference = diff(&cache, &a, &b).unwrap();
+    let difference = diff(&cache, &a, &b, 2).unwrap();
     assert_eq!((difference.equal, difference.outside), (false, Some(100)));
     file.write_all_at(&[0], 100).unwrap();
     file.write_all_at(b"x", MIB + 77).unwrap();
-    let difference = diff(&cache, &a, &b).unwrap();
+    let difference = diff(&cache, &a, &b, 2).unwrap();
     let found: Vec<(u32, u64)> = difference.partitions.iter().map(|part| (part.number, part.offset)).collect();
     assert_eq!((difference.equal, found), (false, vec![(1, 77)]));
 }
@@ -236,7 +236,7 @@ fn a_slot_that_is_damaged_says_so_and_still_differs() {
     let cache = Cache::open(&directory.path().join("cache")).unwrap();
     let file = File::options().write(true).open(&b).unwrap();
     file.write_all_at(&[0; 4], SLOT_OFFSET + 1024 + 0x28).unwrap();
-    let difference = diff(&cache, &a, &b).unwrap();
+    let difference = diff(&cache, &a, &b, 2).unwrap();
     let unreadable = difference.partitions[0].unreadable.as_deref().unwrap();
     assert!(unreadable.ends_with("partition 2: damaged ext4 file system: the inodes of a group"), "{unreadable}");
 }
@@ -249,7 +249,7 @@ fn what_is_no_disk_image_is_an_error_and_not_a_difference() {
     let error = |bytes: &[u8]| {
         let bad = directory.path().join("bad");
         File::create(&bad).unwrap().write_all(bytes).unwrap();
-        let error = diff(&cache, &good, &bad).unwrap_err();
+        let error = diff(&cache, &good, &bad, 2).unwrap_err();
         assert_eq!(error.problem().exit_code(), 2);
         error.to_string()
     };
