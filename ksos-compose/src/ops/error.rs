@@ -270,6 +270,12 @@ pub enum OpError {
         /// Image name.
         name: String,
     },
+    /// The manifest makes no release.
+    #[error("{name} has no `update.keys`: there is no release")]
+    NoUpdateKeys {
+        /// Image name.
+        name: String,
+    },
     /// A size on the command line.
     #[error("{text:?} is not a size; expected {expected}")]
     Size {
@@ -293,6 +299,17 @@ pub enum OpError {
     /// The image could not be run.
     #[error(transparent)]
     Run(#[from] super::run::RunError),
+    /// A key cannot be had, or does not sign.
+    #[error(transparent)]
+    Sign(#[from] crate::sign::SignError),
+    /// A key source on the command line.
+    #[error("{text:?} is not a key: {source}")]
+    KeySource {
+        /// The text.
+        text: String,
+        /// What was expected.
+        source: crate::sign::KeySourceError,
+    },
     /// The test cannot be made.
     #[error(transparent)]
     Test(#[from] super::test::TestError),
@@ -392,6 +409,7 @@ impl OpError {
             | OpError::Size { .. }
             | OpError::Forward(_)
             | OpError::Test(_)
+            | OpError::KeySource { .. }
             | OpError::SameImage { .. }
             | OpError::Replacement { .. }
             | OpError::Lock(_)
