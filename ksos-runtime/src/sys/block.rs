@@ -174,6 +174,27 @@ impl Disk for BlockDevice {
     fn sector_size(&self) -> u64 {
         self.sector_size
     }
+
+    fn write_out(&self, offset: u64, length: u64, wait: bool) -> Result<()> {
+        write_out(&self.file, offset, length, wait).map_err(|source| Error::new("write", &self.path, source))
+    }
+
+    fn forget(&self, offset: u64, length: u64) -> Result<()> {
+        let advice = rustix::fs::Advice::DontNeed;
+        let length = std::num::NonZeroU64::new(length);
+        rustix::fs::fadvise(&self.file, offset, length, advice)
+            .map_err(|source| Error::new("read", &self.path, source))
+    }
+}
+
+/// Starts writing out a range of the page cache, and waits for it if asked to (sync_file_range(2)).
+fn write_out(file: &File, offset: u64, length: u64, wait: bool) -> io::Result<()> {
+    let number = |value: u64| i64::try_from(value).map_err(io::Error::other);
+    let waiting = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let flags = libc::SYNC_FILE_RANGE_WRITE | if wait { waiting } else { 0 };
+    // SAFETY: the descriptor is open, and the call takes only integers.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), number(offset)?, number(length)?, flags) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn partition(disk: &str, operation: i32, number: u32, start: u64, length: u64) -> io::Result<()> {

@@ -272,6 +272,17 @@ pub trait Disk {
     fn size(&self) -> u64;
     /// Logical sector size in bytes.
     fn sector_size(&self) -> u64;
+    /// Has what was written of `length` bytes at `offset` on its way to the medium; with `wait`, there. Flushes nothing
+    /// that the medium itself holds back.
+    fn write_out(&self, offset: u64, length: u64, wait: bool) -> Result<()> {
+        let _ = (offset, length, wait);
+        Ok(())
+    }
+    /// Drops what is cached of `length` bytes at `offset` and is on the medium: the next read is of the medium.
+    fn forget(&self, offset: u64, length: u64) -> Result<()> {
+        let _ = (offset, length);
+        Ok(())
+    }
 }
 
 /// Room on a file system, in bytes.
