@@ -19,6 +19,9 @@
 //! [`BootState::decode`]: in particular a trial never names the active slot, and without one no tries are left.
 //! (Of a name given twice GRUB takes one; here that is an error.) Unknown names are ignored, so a later composer can
 //! add some.
+//!
+//! Two more blocks of the same form, the marks ([`Mark`]), say which slots were found good. GRUB looks at them only when
+//! neither copy of the boot state is valid.
 
 use std::fmt;
 
@@ -26,6 +29,8 @@ use std::fmt;
 pub const BLOCK_SIZE: usize = 512;
 /// Where the two copies are on the EFI system partition, in the order in which they are read and written.
 pub const COPIES: [&str; 2] = ["EFI/ksos/state1/boot.env", "EFI/ksos/state2/boot.env"];
+/// Where the confirmed marks of slot A and slot B are on the EFI system partition.
+pub const MARKS: [&str; 2] = ["EFI/ksos/slot-a/confirmed.env", "EFI/ksos/slot-b/confirmed.env"];
 /// Tries that a new trial has.
 pub const MAX_TRIES: u8 = 3;
 
@@ -90,6 +95,9 @@ pub struct BootState {
 /// Bytes that are not a valid boot-state block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BootStateError {
+    /// It is not there, or the medium does not give it.
+    #[error("the boot-state block cannot be read")]
+    Unreadable,
     /// Not [`BLOCK_SIZE`] bytes.
     #[error("the boot-state block has {0} bytes instead of 512")]
     Size(usize),
@@ -138,9 +146,7 @@ impl BootState {
             generation = self.generation.min(MAX_GENERATION),
             active = self.active,
         );
-        let mut block = [b'#'; BLOCK_SIZE];
-        block[..text.len()].copy_from_slice(text.as_bytes());
-        block
+        padded(&text)
     }
 
     /// Reads a block as GRUB would.
@@ -148,11 +154,7 @@ impl BootState {
     /// # Errors
     /// [`BootStateError`]: the copy is not valid, and the other one is to be used.
     pub fn decode(block: &[u8]) -> Result<Self, BootStateError> {
-        if block.len() != BLOCK_SIZE {
-            return Err(BootStateError::Size(block.len()));
-        }
-        let body = block.strip_prefix(SIGNATURE.as_bytes()).ok_or(BootStateError::Signature)?;
-        let fields = Fields::read(body)?;
+        let fields = Fields::read(body(block)?, NAMES)?;
         let generation = fields.number("gen")?;
         let end = fields.number("end")?;
         let active = Slot::from_name(fields.get("act")?).ok_or(BootStateError::Value("act"))?;
@@ -197,15 +199,59 @@ impl BootState {
     }
 }
 
+/// Whether a slot was found good: `ok=yes` or `ok=no` in a block of its own ([`MARKS`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The slot has a version that was kept, whole.
+    pub confirmed: bool,
+}
+
+impl Mark {
+    /// Returns the canonical block.
+    pub fn encode(self) -> [u8; BLOCK_SIZE] {
+        padded(&format!("{SIGNATURE}ok={}\n", if self.confirmed { "yes" } else { "no" }))
+    }
+
+    /// Reads a block as GRUB would.
+    ///
+    /// # Errors
+    /// [`BootStateError`]: not a mark. GRUB takes the slot for one that is not confirmed.
+    pub fn decode(block: &[u8]) -> Result<Self, BootStateError> {
+        match Fields::read(body(block)?, ["ok"])?.get("ok")? {
+            "yes" => Ok(Mark { confirmed: true }),
+            "no" => Ok(Mark { confirmed: false }),
+            _ => Err(BootStateError::Value("ok")),
+        }
+    }
+}
+
+/// Fills a block up with `#`. The texts of this module are far shorter than a block.
+fn padded(text: &str) -> [u8; BLOCK_SIZE] {
+    let mut block = [b'#'; BLOCK_SIZE];
+    block[..text.len()].copy_from_slice(text.as_bytes());
+    block
+}
+
+/// Returns what is behind the signature.
+fn body(block: &[u8]) -> Result<&[u8], BootStateError> {
+    if block.len() != BLOCK_SIZE {
+        return Err(BootStateError::Size(block.len()));
+    }
+    block.strip_prefix(SIGNATURE.as_bytes()).ok_or(BootStateError::Signature)
+}
+
 const NAMES: [&str; 5] = ["gen", "act", "try", "left", "end"];
 
-/// The values of [`NAMES`].
-struct Fields<'a>([Option<&'a str>; 5]);
+/// Names that are looked for, and their values.
+struct Fields<'a, const N: usize> {
+    names: [&'static str; N],
+    values: [Option<&'a str>; N],
+}
 
-impl<'a> Fields<'a> {
+impl<'a, const N: usize> Fields<'a, N> {
     /// Reads lines until the `#` padding. Like GRUB, skips lines that begin with `#`.
-    fn read(body: &'a [u8]) -> Result<Self, BootStateError> {
-        let mut fields = Fields([None; 5]);
+    fn read(body: &'a [u8], names: [&'static str; N]) -> Result<Self, BootStateError> {
+        let mut fields = Fields { names, values: [None; N] };
         let mut position = 0;
         while position < body.len() {
             let rest = &body[position..];
@@ -221,10 +267,10 @@ impl<'a> Fields<'a> {
             }
             let line = std::str::from_utf8(line).map_err(|_| malformed)?;
             let (name, value) = line.split_once('=').ok_or(malformed)?;
-            if let Some(index) = NAMES.iter().position(|known| *known == name)
-                && fields.0[index].replace(value).is_some()
+            if let Some(index) = fields.names.iter().position(|known| *known == name)
+                && fields.values[index].replace(value).is_some()
             {
-                return Err(BootStateError::Duplicate(NAMES[index]));
+                return Err(BootStateError::Duplicate(fields.names[index]));
             }
             position += line.len() + 1;
         }
@@ -232,8 +278,8 @@ impl<'a> Fields<'a> {
     }
 
     fn get(&self, name: &'static str) -> Result<&'a str, BootStateError> {
-        let index = NAMES.iter().position(|known| *known == name);
-        index.and_then(|index| self.0[index]).ok_or(BootStateError::Missing(name))
+        let index = self.names.iter().position(|known| *known == name);
+        index.and_then(|index| self.values[index]).ok_or(BootStateError::Missing(name))
     }
 
     /// Reads a decimal number of canonical form, so that GRUB's comparison of the texts and ours of the numbers agree.
@@ -314,6 +360,25 @@ mod tests {
         let state = BootState { generation: 1, active: Slot::B, trial: Some(2) };
         assert_eq!(BootState::decode(&block(text)), Ok(state));
         assert_eq!(state.trial_slot(), Some(Slot::A));
+    }
+
+    #[test]
+    fn marks_round_trip_and_everything_else_is_none() {
+        for confirmed in [true, false] {
+            assert_eq!(Mark::decode(&Mark { confirmed }.encode()), Ok(Mark { confirmed }));
+        }
+        assert!(Mark { confirmed: true }.encode().starts_with(b"# GRUB Environment Block\nok=yes\n###"));
+        for (bytes, error) in [
+            (block("ok=YES\n"), BootStateError::Value("ok")),
+            (block("ok=yes\nok=yes\n"), BootStateError::Duplicate("ok")),
+            (block(""), BootStateError::Missing("ok")),
+            (vec![0; BLOCK_SIZE], BootStateError::Signature),
+            (block("ok=yes\n")[..100].to_vec(), BootStateError::Size(100)),
+            (BootState::initial().encode().to_vec(), BootStateError::Missing("ok")),
+        ] {
+            assert_eq!(Mark::decode(&bytes), Err(error));
+        }
+        assert_eq!(BootState::decode(&Mark { confirmed: true }.encode()), Err(BootStateError::Missing("gen")));
     }
 
     #[test]

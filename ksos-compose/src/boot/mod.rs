@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use ksos_formats::Arch;
-use ksos_formats::bootstate::{BootState, COPIES};
+use ksos_formats::bootstate::{BootState, COPIES, MARKS, Mark};
 use ksos_formats::layout::{PARAM_ESP, PARAM_SLOT, SLOT_INITRAMFS, SLOT_KERNEL};
 
 const TEMPLATE: &str = include_str!("../../../firmware/grub/grub.cfg");
@@ -115,6 +115,8 @@ pub fn esp_files(config: &GrubConfig<'_>) -> Result<BTreeMap<&'static str, Vec<u
         (GRUB_CONFIG, grub_config(config)?.into_bytes()),
         (COPIES[0], state.clone()),
         (COPIES[1], state),
+        (MARKS[0], Mark { confirmed: true }.encode().to_vec()),
+        (MARKS[1], Mark { confirmed: false }.encode().to_vec()),
     ]))
 }
 

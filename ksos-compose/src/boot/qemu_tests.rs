@@ -60,8 +60,14 @@ impl Bench {
         image
     }
 
-    /// Makes the disk with these copies of the boot state and slots.
-    fn disk(&self, copies: [Option<&[u8]>; 2], slots: [&[(&str, Vec<u8>)]; 2], timeout: u32) -> String {
+    /// Makes the disk with these copies of the boot state, marks and slots.
+    fn disk(
+        &self,
+        copies: [Option<&[u8]>; 2],
+        marks: [bool; 2],
+        slots: [&[(&str, Vec<u8>)]; 2],
+        timeout: u32,
+    ) -> String {
         let (disk, esp) = (self.path("disk.img"), self.path("esp.img"));
         let console = match self.arch {
             Arch::X86_64 => "console=ttyS0,115200",
@@ -77,13 +83,18 @@ impl Bench {
                 None => drop(files.remove(path)),
             }
         }
+        for (path, confirmed) in MARKS.into_iter().zip(marks) {
+            files.insert(path, Mark { confirmed }.encode().to_vec());
+        }
         for name in [&disk, &esp] {
             let _ = std::fs::remove_file(name);
         }
         std::fs::File::create(&esp).unwrap().set_len(64 * MIB).unwrap();
         tool("mkfs.vfat", &["-F", "32", &esp]);
-        for directory in ["EFI", "EFI/BOOT", "EFI/debian", "EFI/ksos", "EFI/ksos/state1", "EFI/ksos/state2"] {
-            tool("mmd", &["-i", &esp, &format!("::{directory}")]);
+        for directory in
+            ["", "/BOOT", "/debian", "/ksos", "/ksos/state1", "/ksos/state2", "/ksos/slot-a", "/ksos/slot-b"]
+        {
+            tool("mmd", &["-i", &esp, &format!("::EFI{directory}")]);
         }
         let (boot, grub) =
             (self.arch.efi_boot_file(), self.arch.efi_boot_file().to_lowercase().replace("boot", "grub"));
@@ -187,8 +198,8 @@ fn the_signed_grub_follows_the_boot_state() {
         ("no slot", [fresh_block; 2], [&[], &no_initramfs], None, [Some(fresh); 2]),
     ];
     for (name, copies, slots, slot, after) in cases {
-        let start = std::time::Instant::now();
-        let disk = bench.disk(copies, slots, 0);
+        let (start, marks) = (std::time::Instant::now(), [false; 2]);
+        let disk = bench.disk(copies, marks, slots, 0);
         let (outcome, serial) = bench.boot(&disk);
         match slot {
             Some(_) => {
@@ -201,6 +212,10 @@ fn the_signed_grub_follows_the_boot_state() {
         assert_eq!(bench.state(&disk), after, "{name}");
         println!("{name}: {:?}", start.elapsed());
     }
-    let disk = bench.disk([act_b_block; 2], [&whole, &whole], 2);
+    for (marks, slot) in [([false, true], b), ([true, false], a), ([true, true], a)] {
+        let disk = bench.disk([Some(&junk), None], marks, [&whole, &whole], 0);
+        assert_eq!(started(&bench.boot(&disk).1), Some(slot), "no state, marks {marks:?}");
+    }
+    let disk = bench.disk([act_b_block; 2], [false; 2], [&whole, &whole], 2);
     assert_eq!(started(&bench.boot(&disk).1), Some(b), "menu");
 }

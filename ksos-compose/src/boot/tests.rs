@@ -24,6 +24,10 @@ fn every_place_of_the_template_is_filled() {
     for copy in COPIES {
         assert!(text.contains(&format!("=/{copy}\n")));
     }
+    assert!(text.contains("\"/EFI/ksos/slot-$1/confirmed.env\""));
+    for (mark, slot) in MARKS.into_iter().zip(["a", "b"]) {
+        assert_eq!(mark, format!("EFI/ksos/slot-{slot}/confirmed.env"));
+    }
 }
 
 #[test]
@@ -68,7 +72,9 @@ fn grub_accepts_the_script() {
 #[test]
 fn the_initial_boot_state_is_valid_in_both_copies() {
     let files = esp_files(&config(&[])).unwrap();
-    assert_eq!(files.len(), 3);
+    assert_eq!(files.len(), 5);
+    assert_eq!(Mark::decode(&files[MARKS[0]]), Ok(Mark { confirmed: true }));
+    assert_eq!(Mark::decode(&files[MARKS[1]]), Ok(Mark { confirmed: false }));
     for copy in COPIES {
         assert_eq!(BootState::decode(&files[copy]), Ok(BootState::initial()));
     }

@@ -5,6 +5,8 @@ use ksos_formats::Digest;
 use crate::disk::find::FindError;
 use crate::disk::gpt::GptError;
 use crate::disk::grow::GrowError;
+use crate::update::bootblocks::BootBlockError;
+use crate::update::places::PlacesError;
 use crate::{modules, sys};
 
 /// A failed step of the boot.
@@ -19,6 +21,12 @@ pub enum Error {
     /// The boot disk.
     #[error(transparent)]
     BootDisk(#[from] FindError),
+    /// The slots and the EFI system partition.
+    #[error(transparent)]
+    Places(#[from] PlacesError),
+    /// The boot state.
+    #[error(transparent)]
+    BootState(#[from] BootBlockError),
     /// The partition table of the boot disk.
     #[error("{disk}: {source}")]
     Table {

@@ -8,7 +8,7 @@
 //! what it tells the second part; `stages` runs what is set up before services; `supervise` is the pure state machine of
 //! services, `internal` the services that every node has, and `services` the loop that feeds it; `watchdog` restarts a
 //! machine on which that loop hangs; `shutdown` ends everything; `emergency` is where PID 1 goes when it cannot go on;
-//! `journal` is the boot log.
+//! `journal` is the boot log; `trial` the boot state, and the end of a trial that nobody confirmed.
 //!
 //! PID 1 never exits. A panic prints its reason and goes to the emergency path; see [`initramfs_main`] and
 //! [`root_main`].
@@ -39,6 +39,7 @@ mod stages;
 pub mod status;
 mod supervise;
 mod table;
+mod trial;
 mod volume;
 mod watchdog;
 

@@ -46,6 +46,8 @@ pub(super) struct Node<'a> {
     pub(super) journal: Journal,
     /// The process that loads drivers.
     pub(super) drivers: Option<Pid>,
+    /// Whether the version that runs is on trial.
+    pub(super) on_trial: bool,
     /// The watchdog, as far as it is wanted and there.
     pub(super) watchdog: Keeper,
 }
@@ -84,6 +86,7 @@ impl<'a> Node<'a> {
             configuration: ConfigurationStatus::default(),
             journal,
             drivers: None,
+            on_trial: false,
             watchdog: Keeper::default(),
         })
     }
@@ -184,6 +187,7 @@ pub(super) mod tests {
             configuration: ConfigurationStatus::default(),
             journal: Journal::default(),
             drivers: None,
+            on_trial: false,
             watchdog: Keeper::default(),
         }
     }

@@ -15,6 +15,7 @@ use super::logs::{Change, Logs};
 use super::node::Node;
 use super::status::{self, Memory, ServiceStatus, Status};
 use super::supervise::{Action, Event, Machine, Phase, Role, Timer};
+use super::trial::Trial;
 use super::watchdog::Keeper;
 use super::{apparmor, cgroup, clones, emergency, internal, stages, table, watchdog};
 
@@ -54,6 +55,7 @@ struct Runner<'a> {
     ready_early: bool,
     ready_ms: Option<u64>,
     drivers: Drivers,
+    trial: Trial,
     memory: Option<Memory>,
     last_status: Vec<u8>,
 }
@@ -77,7 +79,9 @@ impl<'a> Runner<'a> {
         let logs = Logs::new(&node.logs);
         let began_ms = node.sys.uptime_ms();
         let drivers = Drivers::new(node.drivers.take(), began_ms);
+        let trial = Trial::begin(&node, began_ms);
         Runner {
+            trial,
             node,
             machine,
             logs,
@@ -122,8 +126,8 @@ impl<'a> Runner<'a> {
     }
 
     fn timeout(&self) -> Option<u64> {
-        let watchdog = self.node.watchdog.due_ms();
-        let next = self.timers.values().chain(&self.shell_due).chain(&watchdog).min()?;
+        let (watchdog, trial) = (self.node.watchdog.due_ms(), self.trial.due_ms());
+        let next = self.timers.values().chain(&self.shell_due).chain(&watchdog).chain(&trial).min()?;
         Some(next.saturating_sub(self.node.sys.uptime_ms()))
     }
 
@@ -140,6 +144,20 @@ impl<'a> Runner<'a> {
         if self.shell_due.is_some_and(|due| due <= now) && self.down.is_none() {
             self.shell_due = None;
             self.shell = emergency::console_shell(self.node.sys);
+        }
+        if self.trial.due_ms().is_some_and(|due| due <= now) {
+            self.ask_trial();
+        }
+    }
+
+    /// Restarts the machine when the version that runs was on trial for too long.
+    fn ask_trial(&mut self) {
+        let services = self.machine.services().iter();
+        let waiting = services
+            .filter(|(_, service)| service.config.required && !matches!(service.phase, Phase::Ready | Phase::Done));
+        let names: Vec<&str> = waiting.map(|(name, _)| name.as_str()).collect();
+        if self.trial.is_over(&mut self.node, &names) {
+            self.go_down(Down::Reboot);
         }
     }
 
@@ -160,6 +178,8 @@ impl<'a> Runner<'a> {
         if self.down.replace(down).is_none() {
             self.node.say(&format!("stopping for {down}"));
             self.shell_due = None;
+            // Whoever takes the machine down decides how; the next boot is a try of its own.
+            self.trial = Trial::default();
             self.handle(Event::Stop);
         }
     }

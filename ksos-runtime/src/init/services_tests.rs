@@ -270,3 +270,21 @@ fn the_watchdog_is_fed_while_the_loop_turns_and_left_to_itself_when_it_is_off() 
     assert_eq!(feeds.last().map(String::as_str), Some("V"));
     assert_eq!(feeds.len(), 1 + 5 + 1, "once per step of the shutdown");
 }
+
+#[test]
+fn a_trial_that_nobody_confirms_restarts_the_machine_whatever_its_services_do() {
+    let sys = Double::new();
+    sys.obedient.set(false);
+    sys.put("/run/ksos/x", "");
+    let mut node = node(&sys);
+    node.on_trial = true;
+    // It ends neither with SIGTERM nor with SIGKILL: the signals do not arrive.
+    sys.fail("signal", "lost");
+    let all = [("a".to_owned(), service("/bin/a", |_| {}))].into();
+    let runner = Runner::of(node, internal::Services { all, problems: Vec::new() });
+    assert_eq!(runner.run().0, Down::Reboot);
+    let said = sys.terminal.borrow().clone();
+    assert!(said.contains("ksos: trial: slot a was not confirmed within 660 s"), "{said}");
+    assert!(said.contains("ksos: service a: cannot be killed, left behind\n"), "{said}");
+    assert!(sys.now.get() >= 661_000, "{}", sys.now.get());
+}

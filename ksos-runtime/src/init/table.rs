@@ -5,7 +5,7 @@
 
 use super::initramfs::{self, Boot};
 use super::node::Node;
-use super::{Error, apparmor, cgroup, clones, configuration, data, identity, mounts, persist, stages, watchdog};
+use super::{Error, apparmor, cgroup, clones, configuration, data, identity, mounts, persist, stages, trial, watchdog};
 
 /// What a failed stage means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,7 @@ const SERVICES: Failure =
     Retried { every_ms: 30_000, for_ms: None, then: &Degraded("what the service does, and what starts after it") };
 
 /// All stages, in order.
-pub(super) static STAGES: [Stage; 23] = [
+pub(super) static STAGES: [Stage; 24] = [
     stage(
         0,
         "kernel",
@@ -221,6 +221,13 @@ pub(super) static STAGES: [Stage; 23] = [
         "Looks for other disks with the identifiers of the boot disk.",
         Degraded("nothing now; the next boot cannot tell the disks apart"),
         Root(always, clones::look),
+    ),
+    stage(
+        68,
+        "bootstate",
+        "Reads the boot state, makes its two copies equal, and sees whether this version is on trial.",
+        Degraded("updates; the boot loader goes by what it can read"),
+        Root(trial::has_boot_state, trial::look),
     ),
     stage(
         70,

@@ -8,10 +8,11 @@
 )]
 #![expect(clippy::disallowed_methods, reason = "`sys` is where the runtime opens files")]
 
+use std::cell::OnceCell;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
 use ksos_formats::boot::Verity;
 
@@ -136,8 +137,44 @@ fn ioctl_value(file: &File, request: u64, argument: u64) -> io::Result<i32> {
 struct BlockDevice {
     path: String,
     file: File,
+    writable: bool,
+    /// The same device, opened to bypass the page cache.
+    direct: OnceCell<File>,
     size: u64,
     sector_size: u64,
+}
+
+/// Alignment in memory that direct input and output want: a page is enough for every device.
+const DIRECT_ALIGNMENT: usize = 4096;
+
+/// A buffer that is aligned for direct input and output.
+struct Aligned {
+    bytes: Vec<u8>,
+    start: usize,
+    length: usize,
+}
+
+impl Aligned {
+    fn new(length: usize) -> Self {
+        let bytes = vec![0; length + DIRECT_ALIGNMENT];
+        let start = bytes.as_ptr().align_offset(DIRECT_ALIGNMENT).min(DIRECT_ALIGNMENT);
+        Aligned { bytes, start, length }
+    }
+
+    fn slice(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.start + self.length]
+    }
+}
+
+impl BlockDevice {
+    fn direct(&self) -> io::Result<&File> {
+        if let Some(file) = self.direct.get() {
+            return Ok(file);
+        }
+        let flags = libc::O_DIRECT | libc::O_DSYNC;
+        let file = OpenOptions::new().read(true).write(self.writable).custom_flags(flags).open(&self.path)?;
+        Ok(self.direct.get_or_init(|| file))
+    }
 }
 
 /// Opens the block device at `path`.
@@ -149,7 +186,7 @@ pub(super) fn open_disk(path: &str, writable: bool) -> Result<Box<dyn Disk>> {
         ioctl(&file, BLKSSZGET, &mut sector_size)?;
         let sector_size = u64::try_from(sector_size).ok().filter(|size| *size >= 512);
         let sector_size = sector_size.ok_or_else(|| io::Error::other("the sector size is under 512 bytes"))?;
-        Ok(BlockDevice { path: path.to_owned(), file, size, sector_size })
+        Ok(BlockDevice { path: path.to_owned(), file, writable, direct: OnceCell::new(), size, sector_size })
     };
     open().map(|device| Box::new(device) as Box<dyn Disk>).map_err(|source: io::Error| Error::new("open", path, source))
 }
@@ -165,6 +202,29 @@ impl Disk for BlockDevice {
 
     fn flush(&self) -> Result<()> {
         self.file.sync_all().map_err(|source| Error::new("flush", &self.path, source))
+    }
+
+    fn read_direct(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let mut read = || {
+            let mut aligned = Aligned::new(buffer.len());
+            self.direct()?.read_exact_at(aligned.slice(), offset)?;
+            buffer.copy_from_slice(aligned.slice());
+            Ok(())
+        };
+        read().map_err(|source: io::Error| Error::new("read past the cache", &self.path, source))
+    }
+
+    fn write_direct(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let write = || {
+            let mut aligned = Aligned::new(bytes.len());
+            aligned.slice().copy_from_slice(bytes);
+            // One call: a request that the kernel takes in part is a failure, not something to go on with.
+            match self.direct()?.write_at(aligned.slice(), offset)? {
+                count if count == bytes.len() => Ok(()),
+                count => Err(io::Error::other(format!("only {count} of {} bytes were written", bytes.len()))),
+            }
+        };
+        write().map_err(|source: io::Error| Error::new("write past the cache", &self.path, source))
     }
 
     fn size(&self) -> u64 {

@@ -22,13 +22,65 @@ pub struct MemoryDisk {
     pub bytes: Rc<RefCell<Vec<u8>>>,
     /// Logical sector size in bytes.
     pub sector: u64,
+    /// Writes get lost, and nobody is told.
+    pub deaf: Rc<Cell<bool>>,
     cut: Rc<Cell<Option<u32>>>,
+    name: String,
+    changes: Changes,
+}
+
+/// What changed on disks and in files since recording began, in order; `None` is not recording.
+pub type Changes = Rc<RefCell<Option<Vec<Change>>>>;
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A write to a disk, which may be in a cache.
+    Write {
+        /// Path of the disk.
+        disk: String,
+        /// Where, in bytes.
+        offset: u64,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// What was written to a disk so far is durable.
+    Flush {
+        /// Path of the disk.
+        disk: String,
+    },
+    /// A file has another content, or none any more.
+    File {
+        /// Its path.
+        path: String,
+        /// Its content.
+        content: Option<Vec<u8>>,
+    },
 }
 
 impl MemoryDisk {
     /// Returns a disk with these bytes and 512-byte sectors.
     pub fn new(bytes: Vec<u8>) -> Self {
-        MemoryDisk { bytes: Rc::new(RefCell::new(bytes)), sector: 512, cut: Rc::default() }
+        MemoryDisk {
+            bytes: Rc::new(RefCell::new(bytes)),
+            sector: 512,
+            deaf: Rc::default(),
+            cut: Rc::default(),
+            name: String::new(),
+            changes: Rc::default(),
+        }
+    }
+
+    /// Direct input and output is of whole sectors (open(2), `O_DIRECT`).
+    fn check_sectors(&self, offset: u64, length: usize) -> Result<()> {
+        let whole = offset.is_multiple_of(self.sector) && (length as u64).is_multiple_of(self.sector);
+        whole.then_some(()).ok_or_else(|| Error::new("use", "memory disk", std::io::Error::from_raw_os_error(22)))
+    }
+
+    fn changed(&self, change: impl FnOnce(String) -> Change) {
+        if let Some(changes) = self.changes.borrow_mut().as_mut() {
+            changes.push(change(self.name.clone()));
+        }
     }
 }
 
@@ -46,12 +98,28 @@ impl Disk for MemoryDisk {
         use_power(&self.cut, "memory disk")?;
         let mut bytes = self.bytes.borrow_mut();
         let target = bytes.get_mut(offset as usize..offset as usize + data.len());
-        target.ok_or_else(|| Error::stated("write", "memory disk", "past the end"))?.copy_from_slice(data);
+        let target = target.ok_or_else(|| Error::stated("write", "memory disk", "past the end"))?;
+        if !self.deaf.get() {
+            target.copy_from_slice(data);
+        }
+        self.changed(|disk| Change::Write { disk, offset, bytes: data.to_vec() });
         Ok(())
     }
 
     fn flush(&self) -> Result<()> {
+        self.changed(|disk| Change::Flush { disk });
         Ok(())
+    }
+
+    fn read_direct(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.check_sectors(offset, buffer.len())?;
+        self.read_at(offset, buffer)
+    }
+
+    fn write_direct(&self, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.check_sectors(offset, bytes.len())?;
+        self.write_at(offset, bytes)?;
+        self.flush()
     }
 
     fn size(&self) -> u64 {
@@ -127,6 +195,8 @@ pub struct Double {
     pub full_while: RefCell<Option<String>>,
     /// How many more changes to files and disks succeed; after that, the power is cut.
     pub cut: Rc<Cell<Option<u32>>>,
+    /// What changed, while it is recorded.
+    pub changes: Changes,
     /// Room on every file system.
     pub room: Cell<Space>,
     /// Inodes of every file system, and how many are free.
@@ -161,6 +231,7 @@ impl Double {
             now: Rc::new(Cell::new(1000)),
             full_while: RefCell::default(),
             cut: Rc::default(),
+            changes: Rc::default(),
             room: Cell::new(Space { total: 8 << 30, available: 4 << 30, free: 5 << 30 }),
             watchdog_limit: Cell::default(),
             feeds: Rc::default(),
@@ -240,6 +311,13 @@ impl Double {
         }
     }
 
+    /// Records what a file has now.
+    fn noted(&self, path: &str) {
+        if let Some(changes) = self.changes.borrow_mut().as_mut() {
+            changes.push(Change::File { path: path.to_owned(), content: self.files.read(path, 16 << 20).ok() });
+        }
+    }
+
     fn record(&self, call: String) -> Result<()> {
         let failures = self.failures.borrow();
         let failure = failures.iter().find(|(prefix, _)| call.starts_with(prefix.as_str()));
@@ -261,19 +339,28 @@ impl Sys for Double {
     }
     fn replace(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
         self.change(path)?;
-        self.files.replace(path, bytes, mode)
+        self.files.replace(path, bytes, mode)?;
+        self.noted(path);
+        Ok(())
     }
     fn append(&self, path: &str, bytes: &[u8]) -> Result<u64> {
         self.change(path)?;
-        self.files.append(path, bytes)
+        let size = self.files.append(path, bytes)?;
+        self.noted(path);
+        Ok(size)
     }
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         use_power(&self.cut, from)?;
-        self.files.rename(from, to)
+        self.files.rename(from, to)?;
+        self.noted(to);
+        self.noted(from);
+        Ok(())
     }
     fn remove(&self, path: &str) -> Result<()> {
         use_power(&self.cut, path)?;
-        self.files.remove(path)
+        self.files.remove(path)?;
+        self.noted(path);
+        Ok(())
     }
     fn list(&self, path: &str) -> Result<Vec<String>> {
         self.files.list(path)
@@ -364,7 +451,8 @@ impl Sys for Double {
     fn open_disk(&self, path: &str, _writable: bool) -> Result<Box<dyn Disk>> {
         let disks = self.disks.borrow();
         let disk = disks.get(path).ok_or_else(|| Error::new("open", path, std::io::Error::from_raw_os_error(2)))?;
-        Ok(Box::new(MemoryDisk { cut: Rc::clone(&self.cut), ..disk.clone() }))
+        let (cut, changes) = (Rc::clone(&self.cut), Rc::clone(&self.changes));
+        Ok(Box::new(MemoryDisk { cut, changes, name: path.to_owned(), ..disk.clone() }))
     }
     fn add_partition(&self, disk: &str, number: u32, start: u64, length: u64) -> Result<()> {
         self.record(format!("add-partition {disk} {number} {start} {length}"))

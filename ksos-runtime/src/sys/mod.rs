@@ -7,7 +7,7 @@
 
 mod below;
 mod block;
-#[cfg(test)]
+#[cfg(any(test, feature = "double"))]
 pub mod double;
 mod files;
 pub mod linux;
@@ -268,6 +268,10 @@ pub trait Disk {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<()>;
     /// Makes what was written durable.
     fn flush(&self) -> Result<()>;
+    /// Fills `buffer` from `offset` past the page cache: what the medium has. Both are whole sectors.
+    fn read_direct(&self, offset: u64, buffer: &mut [u8]) -> Result<()>;
+    /// Writes whole sectors at `offset` by one request past the page cache; returns when they are durable.
+    fn write_direct(&self, offset: u64, bytes: &[u8]) -> Result<()>;
     /// Size in bytes.
     fn size(&self) -> u64;
     /// Logical sector size in bytes.
