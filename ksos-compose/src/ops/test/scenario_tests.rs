@@ -242,6 +242,7 @@ fn an_update_is_installed_kept_and_rolled_back() {
     let (cases, world) = run_scripts(true, vec![good_update(), again, good_rollback()]);
     assert_eq!(verdicts(&cases), ["passed"; 13], "{cases:#?}");
     assert_eq!(cases[2].detail, "version 2.0.0, slot b; fetched 1.0 MiB of 2.0 MiB");
+    assert_eq!(cases[2].fetched_bytes, Some(1 << 20));
     assert_eq!(cases[9].detail, "3 resets");
     assert_eq!(world.borrow().resets, 3);
     assert_eq!(world.borrow().starts, [("update", Disk::New), ("update", Disk::Kept), ("rollback", Disk::New)]);
