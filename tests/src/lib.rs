@@ -103,9 +103,9 @@ fn static_program(package: &str, name: &str, profile: &str) -> PathBuf {
     shared
 }
 
-/// Copies what an image is composed from, without lock files, to `to`.
+/// Copies what an image is composed from, and the keys of the example with updates, without lock files, to `to`.
 pub fn copy_project(to: &Path) {
-    for directory in ["manifests", "examples", "kernel", "firmware"] {
+    for directory in ["manifests", "examples", "kernel", "firmware", "tests/fixtures/keys"] {
         copy(&repository().join(directory), &to.join(directory));
     }
 }

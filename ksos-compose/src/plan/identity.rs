@@ -13,7 +13,8 @@ pub fn uuid(image: &ImageId, what: &str) -> Uuid {
     Uuid::new_v5(&NAMESPACE, format!("{}\0{}\0{what}", image.name, image.arch).as_bytes())
 }
 
-/// Returns the dm-verity salt of an image.
+/// Returns the dm-verity salt of an image. The version is not part of it: where a block stays, its hash stays, and an
+/// update need not fetch it.
 pub fn salt(image: &ImageId) -> Digest {
-    Digest::of(format!("ksos verity\0{}\0{}\0{}", image.name, image.version, image.arch).as_bytes())
+    Digest::of(format!("ksos verity\0{}\0{}", image.name, image.arch).as_bytes())
 }

@@ -3,7 +3,9 @@
 //!
 //! The composer cuts the image of a release, and a node cuts what is in its own slot: where both have the same bytes,
 //! wherever they are, the cuts fall alike, and nothing needs to be fetched. The parameters are part of the format:
-//! a node that cuts otherwise finds nothing, and fetches everything. Zeros are no chunk: see [`Piece::Zeros`].
+//! a node that cuts otherwise finds nothing, and fetches everything. Zeros are no chunk: see [`Piece::Zeros`]. A run of
+//! zeros of [`ZERO_RUN`] bytes or more at the start of a piece is a piece, so that what follows unused space is cut from
+//! its own first byte, and a slot of which most is unused is cut as fast as it is read.
 
 use fastcdc::v2020::{Normalization, select_masks};
 
@@ -13,6 +15,9 @@ pub const MIN_CHUNK: usize = 8 << 10;
 pub const AVERAGE_CHUNK: usize = 32 << 10;
 /// Largest chunk in bytes.
 pub const MAX_CHUNK: usize = 128 << 10;
+
+/// Shortest run of zeros, in bytes, that is taken out before a cut is looked for.
+pub const ZERO_RUN: usize = 4 << 10;
 
 /// What an image is cut into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +46,10 @@ impl Piece<'_> {
 /// Returns the first piece of `bytes`, which are the next [`MAX_CHUNK`] bytes of the image, or all that are left.
 pub fn first(bytes: &[u8]) -> Piece<'_> {
     let bytes = &bytes[..bytes.len().min(MAX_CHUNK)];
+    let zeros = leading_zeros(bytes);
+    if zeros >= ZERO_RUN {
+        return Piece::Zeros(zeros);
+    }
     let piece = &bytes[..cut(bytes)];
     if is_zero(piece) { Piece::Zeros(piece.len()) } else { Piece::Data(piece) }
 }
@@ -62,6 +71,13 @@ fn cut(bytes: &[u8]) -> usize {
         relaxed_shifted,
     );
     length.clamp(1, bytes.len())
+}
+
+/// Returns the number of zero bytes at the start.
+fn leading_zeros(bytes: &[u8]) -> usize {
+    let (words, _) = bytes.as_chunks::<16>();
+    let start = 16 * words.iter().take_while(|word| **word == [0; 16]).count();
+    start + bytes[start..].iter().take_while(|byte| **byte == 0).count()
 }
 
 /// Whether all bytes are zero.
