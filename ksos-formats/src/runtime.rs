@@ -12,7 +12,7 @@ use crate::update::Window;
 pub const FORMAT: u32 = 1;
 
 /// Services that the runtime adds: an image's own have other names, and may be `after` them.
-pub const INTERNAL_SERVICES: [&str; 3] = ["agent", "container-images", "network"];
+pub const INTERNAL_SERVICES: [&str; 4] = ["agent", "container-images", "network", "update"];
 
 /// `/usr/lib/ksos/runtime.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

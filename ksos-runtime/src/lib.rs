@@ -31,6 +31,7 @@ const USAGE: &str = "usage: ksos-runtime APPLET [ARGUMENT...]
   status [--json]          what the node says about itself
   health [--json]          whether the node does its work; exits with 0 healthy, 1 degraded, 2 unhealthy
   metrics [--listen ADDRESS:PORT]
+  kubesolo-update check|apply|status|rollback|history [--json]
   modprobe [-q] [-a] [-n] [-r] [--] NAME|ALIAS...
   factory-reset [--keep configuration,logs] [--all] [--yes] [--no-reboot]
   reboot | poweroff | halt [-f]
@@ -59,7 +60,7 @@ pub fn main() -> i32 {
         return applet(&sys, called, rest);
     }
     if called == "kubesolo-update" {
-        return agent::update_command(&sys, rest, &mut stdout());
+        return update_command(&sys, rest);
     }
     match rest.split_first() {
         Some((first, _)) if first == "-q" => applet(&sys, "modprobe", rest),
@@ -82,6 +83,8 @@ fn applet(sys: &dyn Sys, name: &str, arguments: &[String]) -> i32 {
         "agent" => agent::main(sys, &mut stdout()),
         "health" => agent::health(sys, arguments, &mut stdout()),
         "metrics" => agent::metrics(sys, arguments, &mut stdout()),
+        "update" => update::daemon::main(sys, &mut stdout()),
+        update::daemon::COMMAND => update_command(sys, arguments),
         "reboot" => take_down(sys, Down::Reboot, Signal::Term, arguments),
         "poweroff" => take_down(sys, Down::PowerOff, Signal::Usr2, arguments),
         "halt" => take_down(sys, Down::Halt, Signal::Usr1, arguments),
@@ -89,6 +92,14 @@ fn applet(sys: &dyn Sys, name: &str, arguments: &[String]) -> i32 {
             let _ = stderr().write_all(USAGE.as_bytes());
             2
         }
+    }
+}
+
+/// `kubesolo-update VERB`.
+fn update_command(sys: &dyn Sys, arguments: &[String]) -> i32 {
+    match arguments.split_first() {
+        Some((verb, rest)) if verb == "metrics" => agent::metrics(sys, rest, &mut stdout()),
+        _ => update::command::main(sys, arguments, &mut stdout(), &mut stderr()),
     }
 }
 

@@ -69,20 +69,5 @@ pub fn metrics(sys: &dyn Sys, arguments: &[String], out: &mut dyn Write) -> i32 
     service::run(sys, &Metrics { enabled: true, listen }, KubeconfigAccess::default(), out)
 }
 
-/// `kubesolo-update VERB`. Returns its exit status: 2 for a verb that this version has not.
-pub fn update_command(sys: &dyn Sys, arguments: &[String], out: &mut dyn Write) -> i32 {
-    match arguments.split_first() {
-        Some((verb, rest)) if verb == "metrics" => metrics(sys, rest, out),
-        Some((verb, _)) => {
-            let _ = writeln!(out, "kubesolo-update: {verb:?} is not in this version; it has: metrics");
-            2
-        }
-        None => {
-            let _ = writeln!(out, "usage: kubesolo-update metrics [--listen ADDRESS:PORT]");
-            2
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -165,14 +165,11 @@ fn verbs_and_options() {
     let call = |arguments: &[&str]| {
         let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let mut out = Vec::new();
-        let status = super::super::update_command(&Double::new(), &arguments, &mut out);
+        let status = super::super::metrics(&Double::new(), &arguments, &mut out);
         (status, String::from_utf8(out).expect("text"))
     };
-    let expected = "kubesolo-update: \"install\" is not in this version; it has: metrics\n".to_owned();
-    assert_eq!(call(&["install", "x"]), (2, expected));
-    assert_eq!(call(&[]).0, 2);
-    assert_eq!(call(&["metrics", "--port", "1"]).0, 2);
-    assert_eq!(call(&["metrics", "--listen"]).0, 2);
-    assert_eq!(call(&["metrics", "--listen", "x"]).0, 1);
-    assert_eq!(call(&["metrics", "--listen=x"]).0, 1);
+    assert_eq!(call(&["--port", "1"]).0, 2);
+    assert_eq!(call(&["--listen"]).0, 2);
+    assert_eq!(call(&["--listen", "x"]).0, 1);
+    assert_eq!(call(&["--listen=x"]).0, 1);
 }

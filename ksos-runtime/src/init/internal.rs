@@ -1,4 +1,5 @@
-//! The services that every node has: the network process and the agent, both this binary.
+//! The services that every node has: the network process and the agent, and with updates the one that looks for them; all this
+//! binary.
 //!
 //! They are added to the image's services, are not required for the node to be ready, and are started again for ever. An
 //! image's service of the same name is refused. A network process that fails five times in a row no longer holds up the
@@ -15,12 +16,15 @@ use super::images;
 pub(super) const NETWORK: &str = "network";
 /// The process that answers about health, metrics and the kubeconfig.
 pub(super) const AGENT: &str = "agent";
+/// The process that looks for updates, in images that take any.
+pub(super) const UPDATE: &str = "update";
 /// The file with the profiles `ksos-network` and `ksos-agent`, where an image has it.
 const PROFILES: &str = "/etc/apparmor.d/ksos";
 /// Names that images cannot give to their services, and what has them: `init` is PID 1's cgroup.
-const RESERVED: [(&str, &str); 4] = [
+const RESERVED: [(&str, &str); 5] = [
     (NETWORK, "the node's own network process"),
     (AGENT, "the node's own agent"),
+    (UPDATE, "the node's own update process"),
     (images::SERVICE, "the import of container images"),
     ("init", "PID 1"),
 ];
@@ -48,6 +52,10 @@ pub(super) fn services(config: &RuntimeConfig) -> Services {
     for (name, ready) in own {
         let profile = config.apparmor_profiles.iter().any(|path| path == PROFILES).then(|| format!("ksos-{name}"));
         all.insert(name.to_owned(), ServiceConfig { apparmor: profile, ..service(name, ready) });
+    }
+    if config.update.is_some() {
+        // It writes to partitions, and must not be killed between two writes for want of memory before others are.
+        all.insert(UPDATE.to_owned(), service(UPDATE, ReadyProbe::Started));
     }
     let names = (!problems.is_empty()).then(|| ("service names", problems.join("; ")));
     let images = problem.map(|reason| ("container-images", reason));
@@ -80,6 +88,25 @@ fn service(applet: &str, ready: ReadyProbe) -> ServiceConfig {
 mod tests {
     use super::super::node::tests::config;
     use super::*;
+
+    #[test]
+    fn an_image_with_updates_has_a_process_that_looks_for_them() {
+        let mut image = config();
+        assert!(!services(&image).all.contains_key(UPDATE));
+        image.update = Some(ksos_formats::runtime::UpdateConfig {
+            board: "generic".to_owned(),
+            source: None,
+            channel: "stable".to_owned(),
+            automatic: false,
+            interval_ms: 1,
+            gate_ms: 1,
+            hold_ms: 1,
+            windows: Vec::new(),
+        });
+        let found = services(&image);
+        assert_eq!(found.all[UPDATE].command, [layout::RUNTIME_BINARY, "update"]);
+        assert!(!found.all[UPDATE].required && found.all[UPDATE].apparmor.is_none());
+    }
 
     #[test]
     fn they_are_there_and_their_names_are_taken() {

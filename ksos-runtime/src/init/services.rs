@@ -71,7 +71,7 @@ impl<'a> Runner<'a> {
             node.degrade(cause, &reason);
         }
         let (mut machine, problems) = Machine::new(services.all);
-        [internal::NETWORK, internal::AGENT].into_iter().for_each(|name| machine.own(name));
+        [internal::NETWORK, internal::AGENT, internal::UPDATE].into_iter().for_each(|name| machine.own(name));
         machine.follow(super::images::SERVICE, &super::images::engine(&node.config).service);
         if !problems.is_empty() {
             node.degrade("services", &problems.join("; "));

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use ksos_formats::Digest;
@@ -131,11 +132,36 @@ impl Disk for MemoryDisk {
     }
 }
 
+/// What the end of the power is to the code under test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CutEnds {
+    /// This change and all later ones fail.
+    Change,
+    /// The call of the test, by a panic.
+    Call,
+    /// This process, by SIGKILL.
+    Process,
+}
+
+thread_local! {
+    /// What happens when the power is cut in this thread's machines.
+    pub static CUT_ENDS: Cell<CutEnds> = const { Cell::new(CutEnds::Change) };
+}
+
 /// Counts one change; fails when the power is cut.
-fn use_power(cut: &Cell<Option<u32>>, path: &str) -> Result<()> {
+pub fn use_power(cut: &Cell<Option<u32>>, path: &str) -> Result<()> {
     match cut.get() {
         None => return Ok(()),
-        Some(0) => return Err(Error::stated("write", path, "the power is cut")),
+        Some(0) => {
+            match CUT_ENDS.get() {
+                CutEnds::Change => {}
+                CutEnds::Call => std::panic::resume_unwind(Box::new(CutEnds::Call)),
+                CutEnds::Process => {
+                    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                }
+            }
+            return Err(Error::stated("write", path, "the power is cut"));
+        }
         Some(left) => cut.set(Some(left - 1)),
     }
     Ok(())
@@ -172,7 +198,8 @@ impl Watchdog for DoubleWatchdog {
 /// The machine. Every method that is not about files appends a line to `calls`.
 #[derive(Debug)]
 pub struct Double {
-    directory: tempfile::TempDir,
+    _directory: Option<tempfile::TempDir>,
+    root: PathBuf,
     files: Files,
     /// What was asked for, in order.
     pub calls: RefCell<Vec<String>>,
@@ -216,9 +243,16 @@ impl Double {
     /// Returns a machine without files.
     pub fn new() -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
+        let double = Self::at(directory.path());
+        Double { _directory: Some(directory), ..double }
+    }
+
+    /// Returns a machine whose files are below `root`, and stay there.
+    pub fn at(root: &Path) -> Self {
         Double {
-            files: Files::below(directory.path()),
-            directory,
+            files: Files::below(root),
+            _directory: None,
+            root: root.to_owned(),
             calls: RefCell::default(),
             failures: RefCell::default(),
             errnos: RefCell::default(),
@@ -243,14 +277,14 @@ impl Double {
 
     /// Creates a file and its directories.
     pub fn put(&self, path: &str, text: impl AsRef<[u8]>) {
-        let host = self.directory.path().join(path.trim_start_matches('/'));
+        let host = self.root.join(path.trim_start_matches('/'));
         std::fs::create_dir_all(host.parent().expect("a parent")).expect("created");
         std::fs::write(host, text).expect("written");
     }
 
     /// Creates a symbolic link and its directories.
     pub fn link(&self, target: &str, path: &str) {
-        let host = self.directory.path().join(path.trim_start_matches('/'));
+        let host = self.root.join(path.trim_start_matches('/'));
         std::fs::create_dir_all(host.parent().expect("a parent")).expect("created");
         std::os::unix::fs::symlink(target, host).expect("linked");
     }

@@ -65,3 +65,10 @@ mod slot_name {
         Slot::from_name(&name).ok_or_else(|| de::Error::custom(format!("{name:?} is no slot")))
     }
 }
+
+#[cfg(test)]
+mod adversary_tests;
+#[cfg(test)]
+mod kill_tests;
+#[cfg(test)]
+mod life_tests;

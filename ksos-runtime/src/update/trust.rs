@@ -137,7 +137,9 @@ impl Trust<'_> {
             return Err(Untrusted::Sequence { channel: name, found, seen }.into());
         }
         if found > seen {
-            self.note(|seen| drop(seen.sequences.insert(name, found)))?;
+            self.note(|seen| {
+                seen.sequences.insert(name, found);
+            })?;
         }
         Ok(())
     }
