@@ -1,0 +1,12 @@
+//! Updates: what a power cut, a bad block or a bad version leaves boots.
+//!
+//! - `grub`: a model of the boot loader's script; `world`: what survives a power cut, and all ways to have one;
+//!   `machine`: a node on a recorded disk.
+//! - `power_cuts`: the model and all cases. `boots`: the real GRUB and kernel in QEMU, and a sample of the cases
+//!   (`KSOS_POWER_CUTS=all`: all of them).
+#![expect(clippy::disallowed_methods, reason = "tests run programs and look at files")]
+
+mod grub;
+mod machine;
+mod power_cuts;
+mod world;
