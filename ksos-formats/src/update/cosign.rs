@@ -120,6 +120,9 @@ pub enum Key {
     Ed25519(PublicKey),
 }
 
+/// Verifies ECDSA: the point of the key, the message, the signature in ASN.1.
+pub type VerifyEcdsa<'a> = dyn Fn(&[u8; 65], &[u8], &[u8]) -> bool + 'a;
+
 /// `SubjectPublicKeyInfo` of an uncompressed point on P-256, up to the point (RFC 5480, section 2).
 const P256_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
@@ -155,7 +158,7 @@ impl Key {
     /// SHA-256 (FIPS 186-5) and a signature in ASN.1, e.g. by `ring`'s `ECDSA_P256_SHA256_ASN1`.
     ///
     /// With an Ed25519 key `cosign sign` makes Ed25519ph, `cosign sign-blob` Ed25519 (seen of v3.1).
-    pub fn verifies(&self, claim: &Claim, ecdsa_p256_sha256: &dyn Fn(&[u8; 65], &[u8], &[u8]) -> bool) -> bool {
+    pub fn verifies(&self, claim: &Claim, ecdsa_p256_sha256: &VerifyEcdsa<'_>) -> bool {
         let Claim { message, signature } = claim;
         match self {
             Key::EcdsaP256(point) => ecdsa_p256_sha256(point, message, signature),
