@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use ksos_formats::Arch;
+use ksos_formats::update::Version;
+
+use crate::manifest::types::Duration;
+use crate::sign::KeySource;
 
 /// Composes KubeSolo OS images from a manifest: no root, loop devices, containers or host tools.
 #[derive(Debug, Parser)]
@@ -169,23 +173,59 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Build a manifest again and compare the result with an image, byte by byte; exit code 1 when they differ.
-    Verify {
-        /// The manifest.
-        #[arg(value_name = "MANIFEST")]
-        manifest: PathBuf,
-        /// The image [default: out/NAME-VERSION-ARCH.img].
-        #[arg(value_name = "IMAGE")]
-        image: Option<PathBuf>,
-        /// Architecture [default: the manifest's].
-        #[arg(long, value_parser = |text: &str| text.parse::<Arch>())]
-        arch: Option<Arch>,
-        /// Use a local file or directory for a component, as the build of the image did.
-        #[arg(long = "component", value_name = "NAME=PATH", value_parser = parse_component)]
-        components: Vec<(String, PathBuf)>,
-        /// Lock mode.
+    /// Verify what is published: a release's directory, a channel, an artifact in a registry; or, of a manifest, build
+    /// it again and compare the result with an image, byte by byte. Exit code 1 when something is wrong or differs.
+    Verify(Box<VerifyArguments>),
+    /// Make a pair of keys that sign releases and channels: PREFIX.key and PREFIX.pub.
+    Keygen {
+        /// Beginning of the names of both files.
+        #[arg(long, default_value = "update", value_name = "PREFIX")]
+        out: PathBuf,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Add signatures to a release, a channel or a key set.
+    Sign {
+        /// A release's directory, or the file of a signed document.
+        #[arg(value_name = "RELEASE_DIR|FILE")]
+        target: PathBuf,
+        /// Keys.
         #[command(flatten)]
-        lock: LockOptions,
+        keys: SigningKeys,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make sets of public keys, and change them.
+    Keys {
+        /// What to do.
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    /// Copy releases into a directory that any HTTP server can serve, and lead a channel to them.
+    Publish {
+        /// Directories of releases.
+        #[arg(value_name = "RELEASE_DIR")]
+        releases: Vec<PathBuf>,
+        /// The directory; it is made when it is missing.
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// How.
+        #[command(flatten)]
+        options: PublishOptions,
+    },
+    /// Push releases to an OCI registry, and lead a channel to them.
+    Push {
+        /// Directories of releases, and oci://HOST/REPOSITORY.
+        #[arg(value_name = "RELEASE_DIR... oci://HOST/REPOSITORY", required = true)]
+        arguments: Vec<String>,
+        /// Also sign releases as `cosign` does: a private key, ECDSA P-256 or Ed25519 (PKCS#8 in PEM): FILE or env:NAME.
+        #[arg(long = "cosign-key", value_name = "SOURCE")]
+        cosign_keys: Vec<KeySource>,
+        /// How.
+        #[command(flatten)]
+        options: PublishOptions,
     },
     /// Boot an image in QEMU.
     Run(Box<RunArguments>),
@@ -197,6 +237,148 @@ pub enum Command {
         #[command(subcommand)]
         command: CacheCommand,
     },
+}
+
+/// Where private keys are.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SigningKeys {
+    /// A private key: FILE (PKCS#8 in PEM), env:NAME (the same, or base64 of a seed), or exec:COMMAND, which gets the
+    /// bytes to sign on standard input and answers with the signature. Repeat it for several.
+    #[arg(long = "key", value_name = "SOURCE")]
+    pub keys: Vec<KeySource>,
+    /// The public key (PEM) of an exec: key, one for each in their order.
+    #[arg(long = "public-key", value_name = "FILE")]
+    pub public_keys: Vec<PathBuf>,
+}
+
+/// What `keys` does.
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make the first key set.
+    New {
+        /// Public keys (PEM).
+        #[arg(value_name = "PUBLIC_KEY", required = true)]
+        members: Vec<PathBuf>,
+        /// How many different keys must sign.
+        #[arg(long, default_value_t = 1, value_name = "N")]
+        threshold: u32,
+        /// For how long it is valid, e.g. 365d [default: for ever].
+        #[arg(long, value_name = "TIME")]
+        valid_for: Option<Duration>,
+        /// Keys that sign it; without any it is a plain document, which is what an image carries.
+        #[command(flatten)]
+        keys: SigningKeys,
+        /// The file, which must not exist.
+        #[arg(long, short, default_value = "keys-1.json", value_name = "FILE")]
+        out: PathBuf,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the key set that follows another, signed by the keys of both.
+    Rotate {
+        /// The key set in use.
+        #[arg(value_name = "KEYSET")]
+        old: PathBuf,
+        /// A public key (PEM) that comes.
+        #[arg(long, value_name = "FILE")]
+        add: Vec<PathBuf>,
+        /// A key that goes: its public key (PEM), or the first 8 or more digits of its name.
+        #[arg(long, value_name = "FILE|ID")]
+        remove: Vec<String>,
+        /// How many different keys must sign from then on [default: as before].
+        #[arg(long, value_name = "N")]
+        threshold: Option<u32>,
+        /// For how long it is valid, e.g. 365d [default: for ever].
+        #[arg(long, value_name = "TIME")]
+        valid_for: Option<Duration>,
+        /// Keys that sign it; others can be added with `sign`.
+        #[command(flatten)]
+        keys: SigningKeys,
+        /// The file, which must not exist [default: keys-VERSION.json].
+        #[arg(long, short, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// How releases are published.
+#[derive(Debug, Clone, Args)]
+pub struct PublishOptions {
+    /// Name of the channel.
+    #[arg(long, value_name = "NAME")]
+    pub channel: String,
+    /// Keys that sign the channel.
+    #[command(flatten)]
+    pub keys: SigningKeys,
+    /// A key set (JSON) or public key (PEM) that is trusted; of several key sets the newest is the one in use, and older
+    /// ones may have signed the channel before. Signed key sets are published, too [default: the keys that sign].
+    #[arg(long = "keys", value_name = "FILE")]
+    pub trusted: Vec<PathBuf>,
+    /// For how long the channel is valid, e.g. 30d [default: for ever].
+    #[arg(long, value_name = "TIME")]
+    pub valid_for: Option<Duration>,
+    /// Take a version out of the channel.
+    #[arg(long, value_name = "VERSION")]
+    pub remove: Vec<Version>,
+    /// Put releases in the place of others of the same version.
+    #[arg(long)]
+    pub replace: bool,
+    /// Sign the channel anew even when its list stays as it is, for a later end.
+    #[arg(long)]
+    pub refresh: bool,
+    /// Number of the channel's document [default: the next]; nodes take none that is lower than one they have seen.
+    #[arg(long, value_name = "N")]
+    pub sequence: Option<u64>,
+    /// Image, when there is no release.
+    #[arg(long, value_name = "NAME", requires = "arch")]
+    pub image: Option<String>,
+    /// Architecture, when there is no release.
+    #[arg(long, value_parser = |text: &str| text.parse::<Arch>(), requires = "image")]
+    pub arch: Option<Arch>,
+    /// Publish the releases, and write the channel to FILE instead, for others to sign.
+    #[arg(long, value_name = "FILE", conflicts_with = "from_draft")]
+    pub draft: Option<PathBuf>,
+    /// Publish the channel in FILE, which was written by --draft and is signed by now.
+    #[arg(long, value_name = "FILE")]
+    pub from_draft: Option<PathBuf>,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArguments {
+    /// A release's directory, .../channels/CHANNEL/NAME-ARCH.json, oci://HOST/REPOSITORY:TAG; or a manifest.
+    #[arg(value_name = "ARTIFACT|MANIFEST")]
+    pub target: String,
+    /// Of a manifest: the image [default: out/NAME-VERSION-ARCH.img].
+    #[arg(value_name = "IMAGE")]
+    pub image: Option<PathBuf>,
+    /// A public key (PEM) that must have signed the artifact; of several, all.
+    #[arg(long = "key", value_name = "FILE")]
+    pub keys: Vec<PathBuf>,
+    /// A key set (JSON) that must have signed the artifact.
+    #[arg(long = "keys", value_name = "FILE")]
+    pub key_sets: Vec<PathBuf>,
+    /// A public key (PEM) of cosign: a release in a registry must be signed by one of them, too.
+    #[arg(long = "cosign-key", value_name = "FILE")]
+    pub cosign_keys: Vec<PathBuf>,
+    /// Of an artifact: print as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Of a manifest: architecture [default: the manifest's].
+    #[arg(long, value_parser = |text: &str| text.parse::<Arch>())]
+    pub arch: Option<Arch>,
+    /// Of a manifest: use a local file or directory for a component, as the build of the image did.
+    #[arg(long = "component", value_name = "NAME=PATH", value_parser = parse_component)]
+    pub components: Vec<(String, PathBuf)>,
+    /// Lock mode.
+    #[command(flatten)]
+    pub lock: LockOptions,
 }
 
 /// Options of `run`.

@@ -20,6 +20,7 @@ pub mod oci;
 pub mod ops;
 pub mod plan;
 pub mod proof;
+pub mod registry;
 pub mod sign;
 pub mod source;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The `ksos-compose` command.
 #![expect(clippy::disallowed_methods, reason = "the binary reads the environment once and passes values in")]
 
+mod releases;
 mod render;
 
 use std::collections::BTreeMap;
@@ -94,12 +95,25 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             let difference = ops::diff::diff(&cache, &a, &b, jobs(&global))?;
             Ok(terminal.differed(&difference, json))
         }
-        Command::Verify { manifest, image, arch, components, lock } => {
+        Command::Verify(arguments) if ops::verify_artifact::is_artifact(&arguments.target) => {
+            releases::verify(&session(&global, terminal)?, &arguments)
+        }
+        Command::Verify(arguments) => {
             let session = session(&global, terminal)?;
-            let target = Target { manifest, arch, components: components.into_iter().collect() };
-            let out = PathBuf::from("out");
-            let verified = ops::verify::verify(&session, &target, image.as_deref(), &out, mode(lock))?;
+            let components = arguments.components.into_iter().collect();
+            let target = Target { manifest: arguments.target.into(), arch: arguments.arch, components };
+            let (image, out) = (arguments.image.as_deref(), PathBuf::from("out"));
+            let verified = ops::verify::verify(&session, &target, image, &out, mode(arguments.lock))?;
             Ok(terminal.verified(&verified))
+        }
+        Command::Keygen { out, json } => releases::generate(&out, json),
+        Command::Sign { target, keys, json } => releases::sign(&environment(), terminal.as_ref(), &target, &keys, json),
+        Command::Keys { command } => releases::keys(&environment(), terminal.as_ref(), &command),
+        Command::Publish { releases, to, options } => {
+            releases::publish(&session(&global, terminal)?, &releases, &to, &options)
+        }
+        Command::Push { arguments, cosign_keys, options } => {
+            releases::push(&session(&global, terminal)?, &arguments, &cosign_keys, &options)
         }
         Command::Run(arguments) => run_image(&arguments, &global, terminal),
         Command::Test(arguments) => test_image(&arguments, &global, terminal),

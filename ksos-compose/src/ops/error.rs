@@ -7,6 +7,7 @@ use crate::effects::net::FetchError;
 use crate::graph::GraphError;
 use crate::lock::ReconcileError;
 use crate::proof::Finding;
+use crate::registry::RegistryError;
 use crate::source::apt::AptError;
 use crate::source::archive::ArchiveError;
 use crate::source::cargo::CargoError;
@@ -119,6 +120,18 @@ pub enum OpError {
         /// The image.
         path: std::path::PathBuf,
     },
+    /// A key cannot be had, or does not sign.
+    #[error(transparent)]
+    Sign(#[from] crate::sign::SignError),
+    /// A registry cannot be asked or told.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A document cannot be signed, published or believed.
+    #[error(transparent)]
+    Publish(#[from] super::publish::PublishError),
+    /// Something could not be fetched to be verified.
+    #[error(transparent)]
+    Artifact(#[from] FetchError),
     /// A Debian package cannot be read.
     #[error("package {name}: {source}")]
     Deb {
@@ -299,9 +312,6 @@ pub enum OpError {
     /// The image could not be run.
     #[error(transparent)]
     Run(#[from] super::run::RunError),
-    /// A key cannot be had, or does not sign.
-    #[error(transparent)]
-    Sign(#[from] crate::sign::SignError),
     /// A key source on the command line.
     #[error("{text:?} is not a key: {source}")]
     KeySource {
@@ -402,7 +412,14 @@ impl OpError {
             | OpError::Keyring(_)
             | OpError::Resolve { .. }
             | OpError::ContainerImage { .. }
+            | OpError::Artifact(_)
             | OpError::Http { .. } => Problem::Source,
+            OpError::Sign(error) if error.is_external() => Problem::Source,
+            OpError::Sign(_) => Problem::Manifest,
+            OpError::Registry(RegistryError::Place { .. } | RegistryError::Sign(_)) => Problem::Manifest,
+            OpError::Registry(RegistryError::Fs(_)) => Problem::Build,
+            OpError::Registry(_) => Problem::Source,
+            OpError::Publish(error) => error.problem(),
             OpError::Manifest(_)
             | OpError::Epoch { .. }
             | OpError::NoCacheDirectory
@@ -444,6 +461,7 @@ impl OpError {
                 vec![format!("{option} uses a local archive or OCI layout instead")]
             }
             OpError::Cargo { component, source } => vec![source.hint(component)],
+            OpError::Publish(error) => error.hints(),
             OpError::Indexes { components, .. } => {
                 let names = components.join(", ");
                 vec![

@@ -7,11 +7,16 @@ pub mod check;
 pub mod config;
 pub mod diff;
 pub mod error;
+pub mod keys;
+pub mod publish;
 pub mod run;
 pub mod session;
+pub mod sign;
 pub mod test;
+pub mod trust;
 pub mod update;
 pub mod verify;
+pub mod verify_artifact;
 mod workloads;
 
 pub use error::{OpError, Problem};

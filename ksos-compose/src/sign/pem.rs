@@ -66,6 +66,14 @@ impl LocalSigner {
         LocalSigner::new(SigningKey::from_bytes(&seed), place)
     }
 
+    /// Signs with Ed25519ph (RFC 8032, section 5.1) and an empty context, as `cosign` does with images.
+    pub fn sign_prehashed(&self, message: &[u8]) -> [u8; 64] {
+        use sha2::Digest as _;
+        let hash = sha2::Sha512::new_with_prefix(message);
+        let signature = self.key.sign_prehashed(hash, None);
+        signature.expect("an empty context is not too long").to_bytes()
+    }
+
     fn new(key: SigningKey, place: &str) -> Result<Self, SignError> {
         let public_key = PublicKey::from_bytes(key.verifying_key().as_bytes())
             .map_err(|error| SignError::Key { place: place.to_owned(), reason: error.to_string() })?;

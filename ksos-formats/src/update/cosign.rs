@@ -154,6 +154,14 @@ impl Key {
         }
     }
 
+    /// Returns its `SubjectPublicKeyInfo` in DER.
+    pub fn to_der(&self) -> Vec<u8> {
+        match self {
+            Key::EcdsaP256(point) => [&P256_PREFIX[..], point].concat(),
+            Key::Ed25519(key) => [&ED25519_PREFIX[..], key.as_bytes()].concat(),
+        }
+    }
+
     /// Whether this key has signed the claim. `ecdsa_p256_sha256(point, message, signature)` verifies ECDSA on P-256 with
     /// SHA-256 (FIPS 186-5) and a signature in ASN.1, e.g. by `ring`'s `ECDSA_P256_SHA256_ASN1`.
     ///

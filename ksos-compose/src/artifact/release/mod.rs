@@ -134,6 +134,29 @@ pub fn restore(index: &ChunkIndex, chunks: &File, slot: &mut File) -> Result<(),
     Ok(())
 }
 
+/// Returns the digest of the slot image of `index`, put together from its chunk file without writing it. Every chunk is
+/// checked.
+///
+/// # Errors
+/// [`Error::Chunk`], [`Error::Digest`].
+pub fn slot_digest(index: &ChunkIndex, chunks: &File) -> Result<Digest, Error> {
+    const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    let mut hasher = Hasher::new();
+    for entry in index.entries() {
+        if !entry.is_zeros() {
+            hasher.update(&read_chunk(entry, chunks)?);
+            continue;
+        }
+        let mut left = entry.length as usize;
+        while left > 0 {
+            let part = left.min(ZEROS.len());
+            hasher.update(&ZEROS[..part]);
+            left -= part;
+        }
+    }
+    Ok(hasher.finish())
+}
+
 /// Reads one chunk; the index has checked its sizes.
 fn read_chunk(entry: &Entry, chunks: &File) -> Result<Vec<u8>, Error> {
     let Entry { sha256, length, stored, offset } = *entry;

@@ -1,4 +1,4 @@
-//! One GET: proxy, redirects, credentials and the classification of what goes wrong.
+//! One request: proxy, redirects, credentials and the classification of what goes wrong.
 //!
 //! `ureq` follows no redirect and reads no environment here: both are decided per hop, because a redirect may need
 //! another proxy and must not carry credentials along. Bodies are taken as they are: no content coding is asked for
@@ -6,11 +6,13 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::io::Read;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use ureq::config::Config;
-use ureq::http::{HeaderMap, Request, header};
-use ureq::{Agent, Body, Proxy};
+use ureq::http::{HeaderMap, Method, Request, header, request};
+use ureq::{Agent, AsSendBody, Body, Proxy, SendBody};
 
 use super::failure::Failure;
 use super::options::NetOptions;
@@ -27,6 +29,16 @@ pub(super) struct Client {
     direct: Agent,
     /// One agent for each proxy and way to use it (true: by CONNECT).
     proxies: Mutex<HashMap<(bool, String), Agent>>,
+}
+
+/// What goes with a request.
+pub(super) enum Content<'a> {
+    /// Nothing; of a request that could have a body, none is said to come.
+    None,
+    /// These bytes.
+    Bytes(&'a [u8]),
+    /// As many bytes of this.
+    Reader(&'a mut dyn Read, u64),
 }
 
 /// An answer that is not a redirect.
@@ -47,6 +59,12 @@ impl Response {
     pub(super) fn header(&self, name: header::HeaderName) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
+
+    /// Returns the values of `WWW-Authenticate`.
+    pub(super) fn challenges(&self) -> Vec<String> {
+        let values = self.headers.get_all(header::WWW_AUTHENTICATE);
+        values.iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
+    }
 }
 
 impl Client {
@@ -62,9 +80,19 @@ impl Client {
 
     /// Sends a GET with more `headers`, following redirects.
     pub(super) fn get(&self, url: &Url, headers: &[(header::HeaderName, String)]) -> Result<Response, Failure> {
+        self.follow(Method::GET, url, headers)
+    }
+
+    /// Sends a GET or HEAD with more `headers`, following redirects.
+    pub(super) fn follow(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: &[(header::HeaderName, String)],
+    ) -> Result<Response, Failure> {
         let mut url = url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.hop(&url, headers, None)?;
+            let response = self.hop(method.clone(), &url, headers, Content::None, None)?;
             if !matches!(response.status, 301 | 302 | 303 | 307 | 308) {
                 return Ok(response);
             }
@@ -81,37 +109,42 @@ impl Client {
         headers: &[(header::HeaderName, String)],
         form: &str,
     ) -> Result<Response, Failure> {
-        self.hop(url, headers, Some(form))
+        let mut headers = headers.to_vec();
+        headers.push((header::CONTENT_TYPE, "application/x-www-form-urlencoded".to_owned()));
+        self.hop(Method::POST, url, &headers, Content::Bytes(form.as_bytes()), None)
     }
 
-    fn hop(
+    /// Sends one request. `patience` is how long its answer may take, when that is longer than a stall.
+    pub(super) fn hop(
         &self,
+        method: Method,
         url: &Url,
         headers: &[(header::HeaderName, String)],
-        form: Option<&str>,
+        content: Content<'_>,
+        patience: Option<Duration>,
     ) -> Result<Response, Failure> {
         let route = self.route(url)?;
-        let builder = if form.is_some() { Request::post } else { Request::get };
-        let mut request = builder(url.uri().clone()).header(header::ACCEPT_ENCODING, "identity");
+        let mut request =
+            Request::builder().method(method).uri(url.uri().clone()).header(header::ACCEPT_ENCODING, "identity");
         for (name, value) in headers {
             request = request.header(name, value);
         }
         if let Some(value) = url.authorization() {
             request = request.header(header::AUTHORIZATION, value);
         }
-        if let Some(value) = route.proxy_authorization {
+        if let Some(value) = &route.proxy_authorization {
             request = request.header(header::PROXY_AUTHORIZATION, value);
         }
-        let bad = |error: ureq::http::Error| Failure::BadUrl(error.to_string());
-        let response = match form {
-            None => route.agent.run(request.body(()).map_err(bad)?),
-            Some(form) => {
-                let request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
-                route.agent.run(request.body(form).map_err(bad)?)
+        let patience = patience.unwrap_or(self.options.stall_timeout);
+        let response = match content {
+            Content::None => send(&route.agent, request, (), patience),
+            Content::Bytes(bytes) => send(&route.agent, request, bytes, patience),
+            Content::Reader(reader, length) => {
+                let request = request.header(header::CONTENT_LENGTH, length);
+                send(&route.agent, request, SendBody::from_reader(reader), patience)
             }
         };
-        let response = response.map_err(|error| Failure::before_answer(error, self.options.stall_timeout))?;
-        let (parts, body) = response.into_parts();
+        let (parts, body) = response?.into_parts();
         Ok(Response { status: parts.status.as_u16(), headers: parts.headers, body, origin: url.origin() })
     }
 
@@ -143,6 +176,17 @@ impl Client {
         }
         Ok(forward::agent(config(&self.options, None), proxy.uri().clone()))
     }
+}
+
+fn send(
+    agent: &Agent,
+    request: request::Builder,
+    body: impl AsSendBody,
+    patience: Duration,
+) -> Result<ureq::http::Response<Body>, Failure> {
+    let request = request.body(body).map_err(|error| Failure::BadUrl(error.to_string()))?;
+    let request = agent.configure_request(request).timeout_per_read(Some(patience)).build();
+    agent.run(request).map_err(|error| Failure::before_answer(error, patience))
 }
 
 /// How a URL is reached.

@@ -31,8 +31,8 @@ const DEMOTION: Duration = Duration::from_secs(60);
 /// Fetches over HTTP into a cache. Shared by threads.
 pub struct Downloader {
     cache: Arc<Cache>,
-    client: Client,
-    progress: Arc<dyn Progress>,
+    pub(super) client: Client,
+    pub(super) progress: Arc<dyn Progress>,
     unreachable: Mutex<HashMap<Origin, Instant>>,
 }
 
@@ -393,10 +393,7 @@ impl<'a> Transfer<'a> {
             if response.status != 401 || tries == 2 || response.origin != url.origin() {
                 return Ok(response);
             }
-            let values = response.headers.get_all(header::WWW_AUTHENTICATE);
-            let challenges: Vec<String> =
-                values.iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect();
-            match authorize.answer(&challenges, used.as_deref())? {
+            match authorize.answer(&response.challenges(), used.as_deref())? {
                 Some(value) => used = Some(value),
                 None => return Ok(response),
             }
@@ -459,7 +456,7 @@ impl<'a> Transfer<'a> {
 }
 
 impl Downloader {
-    fn options(&self) -> &NetOptions {
+    pub(super) fn options(&self) -> &NetOptions {
         self.client.options()
     }
 

@@ -55,6 +55,9 @@ pub(super) enum Failure {
     /// A status that stays.
     #[error("the server answered with status {0}")]
     Status(u16),
+    /// A status that stays, with what the server said of it.
+    #[error("the server answered with status {status}: {said}")]
+    Refused { status: u16, said: String },
     /// The server asks for more patience than is allowed.
     #[error("the server answered with status {status} and asks to wait {} s", after.as_secs())]
     TooBusy { status: u16, after: Duration },

@@ -39,7 +39,7 @@ impl<In: Transport> Connector<In> for AbsoluteForm {
     fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
         let authority = details.uri.authority().map_or("", |authority| authority.as_str());
         let prefix = format!("http://{authority}").into_bytes();
-        Ok(chained.map(|inner| AbsoluteFormTransport { inner, prefix }))
+        Ok(chained.map(|inner| AbsoluteFormTransport { inner, prefix, is_new: true }))
     }
 }
 
@@ -48,6 +48,9 @@ impl<In: Transport> Connector<In> for AbsoluteForm {
 struct AbsoluteFormTransport<T> {
     inner: T,
     prefix: Vec<u8>,
+    /// Whether what goes out next begins a request: nothing has gone out since an answer came in. The rest of a request
+    /// is its body.
+    is_new: bool,
 }
 
 impl<T: Transport> Transport for AbsoluteFormTransport<T> {
@@ -56,26 +59,36 @@ impl<T: Transport> Transport for AbsoluteFormTransport<T> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        const METHOD: &[u8] = b"GET ";
         let output = self.inner.buffers().output();
         let mut total = amount;
-        // Requests have no bodies, so what starts like a request line is one.
-        if output[..amount].starts_with(b"GET /") {
+        if self.is_new
+            && amount > 0
+            && let Some(target) = target(&output[..amount])
+        {
             total += self.prefix.len();
             if total > output.len() {
                 return Err(Error::BadUri("the URL is too long for the proxy".to_owned()));
             }
-            output.copy_within(METHOD.len()..amount, METHOD.len() + self.prefix.len());
-            output[METHOD.len()..][..self.prefix.len()].copy_from_slice(&self.prefix);
+            output.copy_within(target..amount, target + self.prefix.len());
+            output[target..][..self.prefix.len()].copy_from_slice(&self.prefix);
         }
+        self.is_new &= amount == 0;
         self.inner.transmit_output(total, timeout)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        self.inner.await_input(timeout)
+        let came = self.inner.await_input(timeout)?;
+        self.is_new = true;
+        Ok(came)
     }
 
     fn is_open(&mut self) -> bool {
         self.inner.is_open()
     }
+}
+
+/// Returns where the target of a request line begins, when it is a path.
+fn target(output: &[u8]) -> Option<usize> {
+    let blank = output.iter().position(|byte| !byte.is_ascii_uppercase())?;
+    (blank > 0 && output[blank..].starts_with(b" /")).then_some(blank + 1)
 }

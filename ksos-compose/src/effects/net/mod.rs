@@ -2,7 +2,8 @@
 //!
 //! - [`Fetch`] is what sources code against; [`Downloader`] is the implementation; [`fetch_all`] runs many at once.
 //! - [`Authorize`] answers for credentials, for sources whose servers ask for them.
-//! - `client` sends one GET (proxy, redirects, credentials), `partial` keeps interrupted downloads, `failure` says why
+//! - `send` sends requests that change something, such as uploads to a registry.
+//! - `client` sends one request (proxy, redirects, credentials), `partial` keeps interrupted downloads, `failure` says why
 //!   an attempt failed and whether another can help, `retry` how long to wait before it.
 //!
 //! A body is hashed while it comes, may never exceed its limit, and becomes a blob only when its size and digest are
@@ -18,6 +19,7 @@ mod options;
 mod partial;
 mod proxy;
 mod retry;
+mod send;
 #[cfg(test)]
 pub(crate) mod tests;
 mod url;
@@ -32,6 +34,7 @@ pub use self::batch::{FetchErrors, fetch_all};
 pub use self::download::Downloader;
 pub use self::options::NetOptions;
 pub use self::proxy::ProxyVariables;
+pub use self::send::{Answered, Body, Exchange, SendFailure, Verb};
 pub use self::url::{basic_authorization, last_segment, redact};
 use crate::cache::{Blob, CacheError};
 
@@ -83,6 +86,16 @@ pub enum FetchError {
         /// The server, without credentials.
         place: String,
         /// What it was told and what it answered.
+        reason: String,
+    },
+    /// Something could not be sent.
+    #[error("cannot send {name} to {place}: {reason}")]
+    Send {
+        /// What.
+        name: String,
+        /// URL, without credentials.
+        place: String,
+        /// The last failure.
         reason: String,
     },
     /// Given up because something else failed; what came so far is kept.

@@ -24,7 +24,16 @@ const TOKEN_YOUTH: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Registries {
     config: Option<PathBuf>,
-    known: Mutex<BTreeMap<Place, Arc<Access>>>,
+    known: Mutex<BTreeMap<(Place, Action), Arc<Access>>>,
+}
+
+/// What a token is to allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// To pull.
+    Pull,
+    /// To pull and to push.
+    Push,
 }
 
 impl Registries {
@@ -34,17 +43,18 @@ impl Registries {
     }
 
     /// Returns the access to a repository.
-    pub(super) fn access(&self, place: &Place) -> Arc<Access> {
+    pub(crate) fn access(&self, place: &Place, action: Action) -> Arc<Access> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Access::new(place.clone(), self.config.clone()));
-        known.entry(place.clone()).or_insert_with(new).clone()
+        let new = || Arc::new(Access::new(place.clone(), action, self.config.clone()));
+        known.entry((place.clone(), action)).or_insert_with(new).clone()
     }
 }
 
 /// Access to one repository.
 #[derive(Debug)]
-pub(super) struct Access {
+pub(crate) struct Access {
     place: Place,
+    action: Action,
     config: Option<PathBuf>,
     credential: OnceLock<Result<Option<Credential>, String>>,
     current: Mutex<Option<Value>>,
@@ -65,8 +75,8 @@ impl std::fmt::Debug for Value {
 }
 
 impl Access {
-    fn new(place: Place, config: Option<PathBuf>) -> Self {
-        Access { place, config, credential: OnceLock::new(), current: Mutex::default() }
+    fn new(place: Place, action: Action, config: Option<PathBuf>) -> Self {
+        Access { place, action, config, credential: OnceLock::new(), current: Mutex::default() }
     }
 
     /// Looks the credential up, once: a helper may ask the user.
@@ -96,11 +106,11 @@ impl Access {
 }
 
 /// Answers for one repository, for one download.
-pub(super) struct Answering<'a> {
-    pub(super) access: &'a Access,
-    pub(super) fetch: &'a Downloader,
-    /// What is downloaded, for messages.
-    pub(super) name: &'a str,
+pub(crate) struct Answering<'a> {
+    pub(crate) access: &'a Access,
+    pub(crate) fetch: &'a Downloader,
+    /// What is downloaded or sent, for messages.
+    pub(crate) name: &'a str,
 }
 
 impl Authorize for Answering<'_> {
@@ -148,16 +158,20 @@ impl Answering<'_> {
         }
     }
 
-    /// Fetches a token that allows to pull from the repository, and no more.
+    /// Fetches a token that allows what is to be done in the repository, and no more.
     fn token(&self, realm: &str, service: Option<&str>) -> Result<String, FetchError> {
-        let Access { place, .. } = self.access;
+        let Access { place, action, .. } = self.access;
         // A password goes there: never less protected than the registry itself.
         let is_protected = realm.starts_with("https://") || (place.plain && realm.starts_with("http://"));
         if !is_protected {
             let reason = format!("its token server {} is not reached by https", net::redact(realm));
             return Err(self.access.denied(self.name, reason));
         }
-        let scope = format!("repository:{}:pull", place.repository);
+        let actions = match action {
+            Action::Pull => "pull",
+            Action::Push => "pull,push",
+        };
+        let scope = format!("repository:{}:{actions}", place.repository);
         let mut fields = vec![("scope", scope.as_str())];
         fields.extend(service.map(|service| ("service", service)));
         let credential = self.access.credential(self.name)?;

@@ -23,7 +23,8 @@ mod tests;
 use ksos_formats::{Arch, Digest};
 
 pub use self::archive::Archive;
-pub use self::auth::Registries;
+pub(crate) use self::auth::{Access, Answering};
+pub use self::auth::{Action, Registries};
 pub use self::error::ImageError;
 pub use self::layout::Layout;
 pub use self::registry::{Place, Pull};

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use super::auth::{Answering, Registries};
+use super::auth::{Action, Answering, Registries};
 use super::{Documents, ImageError, Named, Wanted};
 use crate::cache::Blob;
 use crate::effects::fs;
@@ -87,7 +87,7 @@ impl<'a> Pull<'a> {
         let (digest, size) = (Some(blob.digest), Some(blob.size));
         let request = Request { name: &name, urls: &urls, digest, size, limit };
         let accept = (is_manifest && !blob.media_type.is_empty()).then_some(blob.media_type.as_str());
-        let access = self.registries.access(&self.place);
+        let access = self.registries.access(&self.place, Action::Pull);
         let answering = Answering { access: &access, fetch: self.fetch, name: &self.label };
         let manner = Manner { accept, authorize: Some(&answering), form: None };
         self.fetch.blob_as(&request, manner, &AtomicBool::new(false))
@@ -109,7 +109,7 @@ impl Documents for Pull<'_> {
         let request =
             Request { name: &self.label, urls: &urls, digest: wanted.digest, size: None, limit: MAX_DOCUMENT };
         let accept = [document::INDEX, document::MANIFEST, document::DOCKER_LIST, document::DOCKER_MANIFEST].join(", ");
-        let access = self.registries.access(&self.place);
+        let access = self.registries.access(&self.place, Action::Pull);
         let answering = Answering { access: &access, fetch: self.fetch, name: &self.label };
         let manner = Manner { accept: Some(&accept), authorize: Some(&answering), form: None };
         let document = self.fetch.document_as(&request, manner)?;
