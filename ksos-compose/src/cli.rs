@@ -9,6 +9,8 @@ use ksos_formats::update::Version;
 use crate::manifest::types::Duration;
 use crate::sign::KeySource;
 
+use crate::sign::KeySource;
+
 /// Composes KubeSolo OS images from a manifest: no root, loop devices, containers or host tools.
 #[derive(Debug, Parser)]
 #[command(name = "ksos-compose", version, propagate_version = true, max_term_width = 100)]
@@ -90,6 +92,12 @@ pub enum Command {
         /// List the artifacts as JSON, with SHA-256.
         #[arg(long)]
         json: bool,
+        /// Sign releases with this private key: a file, env:NAME, or exec:COMMAND; repeat it for several.
+        #[arg(long = "sign-key", value_name = "KEY", env = "KSOS_SIGN_KEY", hide_env_values = true)]
+        sign_keys: Vec<KeySource>,
+        /// The public key (PEM) of an exec: key; one for each of them, in order.
+        #[arg(long = "public-key", value_name = "FILE")]
+        public_keys: Vec<PathBuf>,
     },
     /// Check manifests without downloading anything, or configurations of nodes.
     Check {

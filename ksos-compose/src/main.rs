@@ -59,9 +59,10 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             let results = ops::check::check(&targets);
             Ok(terminal.checked(&results, json))
         }
-        Command::Build { selection, lock, out, fresh, json } => {
+        Command::Build { selection, lock, out, fresh, json, sign_keys, public_keys } => {
             let session = session(&global, terminal)?;
-            let options = ops::build::Options { out: out.clone(), fresh, hash: json, lock: mode(lock) };
+            let sign = ops::build::SignOptions { keys: sign_keys, public_keys };
+            let options = ops::build::Options { out: out.clone(), fresh, hash: json, lock: mode(lock), sign };
             let results = ops::build::build(&session, &targets(&selection)?, &options);
             terminal.built(results, json)
         }
@@ -187,8 +188,13 @@ fn run_image(
         let session = session(global, terminal)?;
         let components = arguments.components.iter().cloned().collect();
         let target = Target { manifest: target, arch: arguments.arch, components };
-        let options =
-            ops::build::Options { out: PathBuf::from("out"), fresh: false, hash: false, lock: mode(arguments.lock) };
+        let options = ops::build::Options {
+            out: PathBuf::from("out"),
+            fresh: false,
+            hash: false,
+            lock: mode(arguments.lock),
+            sign: ops::build::SignOptions::default(),
+        };
         let mut results = ops::build::build(&session, &[target], &options);
         let built = results.remove(0)?;
         terminal.built_one(&built);

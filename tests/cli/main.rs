@@ -6,6 +6,7 @@
 mod hostile;
 mod images;
 mod registry;
+mod release;
 
 use std::fs;
 use std::path::PathBuf;

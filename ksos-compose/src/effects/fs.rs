@@ -249,3 +249,64 @@ pub fn link_target(path: &Path) -> Option<PathBuf> {
 pub fn metadata(path: &Path) -> Result<std::fs::Metadata, FsError> {
     std::fs::metadata(path).context("stat", path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(directory: &Path) -> Vec<String> {
+        list(directory).unwrap().into_iter().map(|name| name.into_string().unwrap()).collect()
+    }
+
+    fn make(path: &Path, text: &str) -> Result<AtomicDirectory, FsError> {
+        let directory = AtomicDirectory::create(path)?;
+        directory.create_file("file").unwrap().write_all(text.as_bytes()).unwrap();
+        Ok(directory)
+    }
+
+    #[test]
+    fn a_directory_appears_as_a_whole_and_replaces_as_a_whole() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("out/thing.update");
+        let first = make(&path, "first").unwrap();
+        assert!(!path.exists());
+        first.commit().unwrap();
+        assert_eq!(read_to_string(&path.join("file"), 9).unwrap(), "first");
+        std::fs::write(path.join("of-the-old-one"), "").unwrap();
+        make(&path, "second").unwrap().commit().unwrap();
+        assert_eq!(
+            (names(&path), read_to_string(&path.join("file"), 9).unwrap()),
+            (vec!["file".into()], "second".into())
+        );
+        assert_eq!(names(path.parent().unwrap()), ["thing.update"], "nothing temporary stays");
+    }
+
+    #[test]
+    fn an_abandoned_directory_leaves_nothing_and_the_old_one_as_it_was() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("thing");
+        make(&path, "first").unwrap().commit().unwrap();
+        drop(make(&path, "second").unwrap());
+        assert_eq!(read_to_string(&path.join("file"), 9).unwrap(), "first");
+        assert_eq!(names(temporary.path()), ["thing"]);
+    }
+
+    /// A kill after any write leaves the old directory, and what it leaves beside is no obstacle.
+    #[test]
+    fn what_a_killed_program_left_is_removed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("thing");
+        make(&path, "first").unwrap().commit().unwrap();
+        for written in ["", "file", "file2/deeper"] {
+            std::mem::forget(make(&path, "half").unwrap());
+            let left = temporary.path().join(".thing.tmp");
+            if !written.is_empty() {
+                create_dir_all(left.join(written).parent().unwrap()).unwrap();
+                std::fs::write(left.join(written), "half").unwrap();
+            }
+            assert_eq!(read_to_string(&path.join("file"), 9).unwrap(), "first");
+        }
+        make(&path, "second").unwrap().commit().unwrap();
+        assert_eq!((names(&path), names(temporary.path())), (vec!["file".to_owned()], vec!["thing".to_owned()]));
+    }
+}

@@ -104,7 +104,13 @@ pub fn verify(
     crate::effects::fs::open(&path).map_err(ImageError::from)?;
     let bucket = session.cache.bucket("tmp");
     let directory = tempfile::tempdir_in(&bucket).context("create a directory in", &bucket)?;
-    let options = build::Options { out: directory.path().to_owned(), fresh: true, hash: false, lock };
+    let options = build::Options {
+        out: directory.path().to_owned(),
+        fresh: true,
+        hash: false,
+        lock,
+        sign: build::SignOptions::default(),
+    };
     let mut results = build::build(session, std::slice::from_ref(target), &options);
     let built = results.pop().expect("one target gives one result")?.disk()?;
     let built = session.environment.directory.join(built);

@@ -85,3 +85,60 @@ pub fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<16>();
     rest.iter().all(|byte| *byte == 0) && words.iter().all(|word| *word == [0; 16])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes without a pattern.
+    fn noise(size: usize) -> Vec<u8> {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 24) as u8
+        };
+        (0..size).map(|_| next()).collect()
+    }
+
+    /// What [`the_cuts_are_the_format`] was cut into when the format was made.
+    const LENGTHS: [usize; 14] =
+        [37531, 43334, 50544, 33500, 40575, 45580, 131_072, 131_072, 86792, 37531, 43334, 26811, 33950, 12469];
+
+    fn pieces(mut bytes: &[u8]) -> Vec<Piece<'_>> {
+        let mut pieces = Vec::new();
+        while !bytes.is_empty() {
+            pieces.push(first(bytes));
+            bytes = &bytes[pieces[pieces.len() - 1].len()..];
+        }
+        pieces
+    }
+
+    #[test]
+    fn the_cuts_are_the_format() {
+        let image = [noise(300_000), vec![0; 300_000], noise(100_000), vec![0; ZERO_RUN - 1], noise(50_000)].concat();
+        let found = pieces(&image);
+        let lengths: Vec<usize> = found.iter().map(Piece::len).collect();
+        assert_eq!(lengths.iter().sum::<usize>(), image.len());
+        assert!(found.iter().all(|piece| piece.len() <= MAX_CHUNK));
+        assert_eq!(lengths, LENGTHS);
+    }
+
+    #[test]
+    fn what_follows_unused_space_is_cut_from_its_first_byte() {
+        let content = noise(200_000);
+        let alone: Vec<Vec<u8>> = chunks(&content);
+        for before in [ZERO_RUN, 100_000, 5 * MAX_CHUNK + ZERO_RUN] {
+            assert_eq!(chunks(&[vec![0; before], content.clone()].concat()), alone, "{before}");
+        }
+    }
+
+    fn chunks(bytes: &[u8]) -> Vec<Vec<u8>> {
+        let data = |piece: Piece<'_>| match piece {
+            Piece::Data(bytes) => Some(bytes.to_vec()),
+            Piece::Zeros(_) => None,
+        };
+        pieces(bytes).into_iter().filter_map(data).collect()
+    }
+}

@@ -28,6 +28,7 @@ use super::{LockMode, OpError, Session, Target};
 use crate::effects::fs;
 use crate::graph::{self, Execution, History, Reason};
 use crate::plan::{self, Plan};
+use crate::sign::{self, KeySource, OpenedKey, Surroundings};
 use execute::Executor;
 pub use resolve::Project;
 use stamp::{Stamp, Watch};
@@ -43,6 +44,17 @@ pub struct Options {
     pub hash: bool,
     /// Lock mode.
     pub lock: LockMode,
+    /// What signs releases.
+    pub sign: SignOptions,
+}
+
+/// What signs releases.
+#[derive(Debug, Clone, Default)]
+pub struct SignOptions {
+    /// Where the private keys are.
+    pub keys: Vec<KeySource>,
+    /// Files with the public keys of those that a command signs with.
+    pub public_keys: Vec<PathBuf>,
 }
 
 /// One finished artifact.
@@ -121,7 +133,28 @@ pub fn build(session: &Session, targets: &[Target], options: &Options) -> Vec<Re
     if let Some(twice) = twice(targets) {
         return vec![Err(twice)];
     }
-    in_parallel(targets, |target| build_one(session, target, options))
+    let surroundings =
+        Surroundings { variables: &session.environment.variables, directory: &session.environment.directory };
+    let keys = match sign::open(&options.sign.keys, &options.sign.public_keys, surroundings) {
+        Ok(keys) => keys,
+        Err(error) => return vec![Err(error.into())],
+    };
+    keys.iter().filter_map(|key| key.warning.as_ref()).for_each(|warning| session.reporter.note(warning));
+    let results = in_parallel(targets, |target| build_one(session, target, options));
+    results.into_iter().map(|built| signed(session, built?, &keys)).collect()
+}
+
+/// Signs the release of a build.
+fn signed(session: &Session, mut built: Built, keys: &[OpenedKey]) -> Result<Built, OpError> {
+    if keys.is_empty() {
+        return Ok(built);
+    }
+    for artifact in built.artifacts.iter_mut().filter(|artifact| artifact.format == release::ARTIFACT) {
+        let path = session.environment.directory.join(&artifact.path);
+        release::sign(&path, keys)?;
+        *artifact = release::listed(&path, &artifact.path)?;
+    }
+    Ok(built)
 }
 
 /// Finds two targets that would write one file: both would be built, and the last rename would win. Targets whose

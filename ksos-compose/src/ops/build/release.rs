@@ -17,6 +17,10 @@ use crate::artifact::release::{self, Cut};
 use crate::effects::fs::{self, AtomicDirectory, Context};
 use crate::ops::{OpError, Session};
 use crate::plan::{Plan, ReleasePlan};
+use crate::sign::{OpenedKey, sign_envelope};
+
+/// [`Artifact::format`] of a release.
+pub const ARTIFACT: &str = "update";
 
 /// What a release is made of.
 pub struct Source<'a> {
@@ -97,6 +101,29 @@ pub fn document_digest(path: &Path) -> Option<Digest> {
     (envelope.payload_type == Release::TYPE).then(|| Digest::of(&envelope.payload))
 }
 
+/// Adds the signatures of `keys` to the release at `path`. One that has them already is not written.
+///
+/// # Errors
+/// When the document cannot be read or written, or a key does not sign.
+pub fn sign(path: &Path, keys: &[OpenedKey]) -> Result<(), OpError> {
+    let file = path.join(RELEASE_FILE);
+    let bytes = fs::read(&file, ENVELOPE_LIMIT)?;
+    let mut envelope = Envelope::parse(&bytes).map_err(|_| OpError::NoRelease { path: file.clone() })?;
+    let message = envelope.message();
+    let mut changed = false;
+    for OpenedKey { signer, .. } in keys {
+        let key = signer.public_key();
+        if !envelope.signatures.iter().any(|signature| key.verifies(&message, &signature.bytes)) {
+            sign_envelope(&mut envelope, signer.as_ref())?;
+            changed = true;
+        }
+    }
+    if changed {
+        fs::write_atomic(&file, &envelope.to_json())?;
+    }
+    Ok(())
+}
+
 /// Lists the release at `path`, which is shown as `shown`.
 ///
 /// # Errors
@@ -113,7 +140,7 @@ pub fn listed(path: &Path, shown: &Path) -> Result<Artifact, OpError> {
     ];
     let allocated = files.iter().map(|file| Ok(sizes(&path.join(&file.name))?.1)).sum::<Result<u64, OpError>>()?;
     Ok(Artifact {
-        format: "update".to_owned(),
+        format: ARTIFACT.to_owned(),
         path: shown.to_owned(),
         size: files.iter().map(|file| file.size).sum(),
         allocated,

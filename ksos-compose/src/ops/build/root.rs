@@ -9,6 +9,7 @@ use ksos_formats::layout;
 use ksos_formats::runtime::{
     self, ContainerImage, DataConfig, DirectoryConfig, EngineConfig, KubernetesConfig, RuntimeConfig, ServiceConfig,
 };
+use ksos_formats::update::window::TimeZone;
 
 use crate::assemble::{self, AssembleError, certificates, users};
 use crate::cache::Blob;
@@ -21,6 +22,9 @@ use crate::tree::{Content, Entry, Meta, Node, Tree};
 
 /// Where container images are in the root file system.
 const IMAGES: &str = "usr/lib/ksos/images";
+
+/// Where time zones are in the root file system.
+const TIME_ZONES: &str = "usr/share/zoneinfo";
 
 /// What is memory on a node.
 const IN_MEMORY: [&str; 5] = ["run", "tmp", "dev", "proc", "sys"];
@@ -77,6 +81,14 @@ pub enum RootError {
     /// An entry does not fit.
     #[error(transparent)]
     Assemble(#[from] AssembleError),
+    /// A node could not tell when a maintenance window opens.
+    #[error("update.windows: time zone {name} is not in the image: there is no {path}")]
+    TimeZone {
+        /// The time zone.
+        name: String,
+        /// Its file.
+        path: String,
+    },
 }
 
 /// Merges everything.
@@ -99,11 +111,25 @@ pub fn assemble(pieces: Pieces<'_>) -> Result<Root, RootError> {
     let mut tree = merged.tree;
     state(&mut tree, manifest, image)?;
     put_trust(&mut tree, trust, image.epoch)?;
+    check_time_zones(manifest, &tree)?;
     let config = runtime_config(manifest, image, load, &container_images, &tree);
     let text = serde_json::to_vec_pretty(&config).expect("the runtime's configuration can be serialised");
     assemble::put_file(&mut tree, layout::RUNTIME_CONFIG, 0o644, &text, image.epoch, "runtime")?;
     assemble::clamp_times(&mut tree, image.epoch);
     Ok(Root { tree, origins: merged.origins, conflicts: merged.conflicts })
+}
+
+/// Every time zone of a maintenance window that is a name must be in the image.
+fn check_time_zones(manifest: &Manifest, tree: &Tree) -> Result<(), RootError> {
+    for window in &manifest.update.windows {
+        let Ok(TimeZone::Named(name)) = TimeZone::parse(&window.time_zone) else { continue };
+        let path = format!("{TIME_ZONES}/{name}");
+        let file = tree.canonicalize(&path).and_then(|path| tree.get(&path));
+        if !file.is_some_and(|entry| matches!(tree.resolve_link(entry).node, Node::File(_))) {
+            return Err(RootError::TimeZone { name, path: format!("/{path}") });
+        }
+    }
+    Ok(())
 }
 
 /// The keys of updates.

@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use ksos_formats::boot::{self, ImageId, RootImage, SlotMetadata, Verity};
+use ksos_formats::update::{self, Blob, CHUNKS_FILE, Envelope, INDEX_FILE, RELEASE_FILE, Release};
 use ksos_formats::{Arch, Digest, layout};
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ use super::*;
 use crate::artifact::disk::{self, DiskSpec, PartitionContent};
 use crate::artifact::squashfs::{Compression, NoBlockCache};
 use crate::artifact::window::Window;
-use crate::artifact::{cpio, ext4, squashfs};
+use crate::artifact::{cpio, ext4, release, squashfs};
 use crate::tree::{Content, Entry, Meta, Node};
 
 const MIB: u64 = 1 << 20;
@@ -265,4 +266,132 @@ fn what_is_no_disk_image_is_an_error_and_not_a_difference() {
     // Both copies say that a partition goes on behind the end.
     assert!(error(&bytes[..4 * MIB as usize]).contains("partition"), "{}", error(&bytes[..4 * MIB as usize]));
     assert!(error(&bytes[..1024]).contains("partition table"));
+}
+
+/// Writes the release of the disk at `image` to `path`, as a build does.
+fn release_of(image: &Path, path: &Path) {
+    let disk = DiskImage::open(image).unwrap();
+    let slot = disk.part(disk.partition(2).unwrap());
+    std::fs::create_dir(path).unwrap();
+    let mut chunks = File::create(path.join(CHUNKS_FILE)).unwrap();
+    let cut = release::write(&mut slot.reader(), slot.size(), &mut chunks, 2).unwrap();
+    let index = cut.index.to_bytes();
+    let document = Release {
+        format: update::FORMAT,
+        name: "t".into(),
+        version: "1.0.0".parse().unwrap(),
+        arch: Arch::X86_64,
+        board: "generic".into(),
+        minimum_version: None,
+        created: EPOCH,
+        expires: None,
+        kernel_release: "6.1.0".into(),
+        slot: cut.slot,
+        index: Blob { size: index.len() as u64, sha256: Digest::of(&index) },
+        chunks: cut.chunks,
+    };
+    std::fs::write(path.join(INDEX_FILE), index).unwrap();
+    std::fs::write(path.join(RELEASE_FILE), Envelope::new(&document).to_json()).unwrap();
+}
+
+/// Two disks that differ in one file, and their releases.
+struct Pair {
+    directory: tempfile::TempDir,
+    cache: Cache,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&directory.path().join("cache")).unwrap();
+        let (mut a, mut b) = (Disk::new(), Disk::new());
+        for disk in [&mut a, &mut b] {
+            put(&mut disk.root, "usr/bin/large", noise(1, 1 << 20));
+        }
+        put(&mut b.root, "usr/bin/small", noise(2, 60_000));
+        for (name, disk) in [("a", &a), ("b", &b)] {
+            let image = disk.write(directory.path(), &format!("{name}.img"));
+            release_of(&image, &directory.path().join(format!("{name}-release.update")));
+        }
+        Pair { directory, cache }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn diff(&self, a: &str, b: &str) -> Result<Difference, OpError> {
+        diff(&self.cache, &self.path(a), &self.path(b), 2)
+    }
+}
+
+fn noise(seed: u64, size: usize) -> Vec<u8> {
+    use rand::{Rng, SeedableRng};
+    let mut bytes = vec![0; size];
+    rand::rngs::StdRng::seed_from_u64(seed).fill(&mut bytes[..]);
+    bytes
+}
+
+#[test]
+fn an_update_is_measured_alike_from_images_and_from_releases() {
+    let pair = Pair::new();
+    let images = pair.diff("a.img", "b.img").unwrap().update.unwrap();
+    assert!((60_000..400_000).contains(&images.fetched), "{images:?}");
+    assert!(images.missing <= images.fetched && images.whole > 1 << 20 && images.requests > 0, "{images:?}");
+    for (a, b) in
+        [("a-release.update", "b-release.update"), ("a.img", "b-release.update"), ("a-release.update", "b.img")]
+    {
+        let difference = pair.diff(a, b).unwrap();
+        let update = difference.update.unwrap();
+        assert_eq!(UpdateSize { release: None, ..update.clone() }, images, "{a} {b}");
+        assert_eq!(update.release.is_some(), b.ends_with("update"));
+        let [partition] = &difference.partitions[..] else { panic!("{a} {b}") };
+        let root = partition.slot.as_ref().unwrap().root.as_ref().unwrap();
+        assert_eq!(root.added, [ListedFile { path: "/usr/bin/small".into(), size: 60_000 }], "{a} {b}");
+    }
+    let left = crate::effects::fs::list(&pair.cache.bucket("tmp")).unwrap();
+    assert_eq!(left, Vec::<std::ffi::OsString>::new(), "nothing temporary stays");
+}
+
+#[test]
+fn a_release_and_its_image_are_equal() {
+    let pair = Pair::new();
+    let difference = pair.diff("a.img", "a-release.update").unwrap();
+    assert_eq!(difference, Difference { equal: true, ..Difference::default() });
+}
+
+#[test]
+fn the_release_beside_an_image_counts_when_it_is_of_that_image() {
+    let pair = Pair::new();
+    let fetched = |pair: &Pair| pair.diff("a.img", "b.img").unwrap().update.unwrap();
+    let computed = fetched(&pair);
+    // Of another image.
+    std::fs::rename(pair.path("a-release.update"), pair.path("b.update")).unwrap();
+    assert_eq!(fetched(&pair), computed);
+    std::fs::remove_dir_all(pair.path("b.update")).unwrap();
+    std::fs::rename(pair.path("b-release.update"), pair.path("b.update")).unwrap();
+    let beside = fetched(&pair);
+    assert!(beside.release.is_some());
+    assert_eq!(UpdateSize { release: None, ..beside }, computed);
+}
+
+#[test]
+fn a_release_that_is_damaged_is_an_error_and_not_a_difference() {
+    let change = |file: &str, place: usize| {
+        let pair = Pair::new();
+        let path = pair.path("b-release.update").join(file);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[place] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let error = pair.diff("a.img", "b-release.update").unwrap_err();
+        assert_eq!(error.problem().exit_code(), 2, "{error}");
+        error.to_string().rsplit_once("b-release.update").unwrap().1.to_owned()
+    };
+    assert_eq!(change(RELEASE_FILE, 0), "/release.json: not the document of a release");
+    assert_eq!(change(INDEX_FILE, 40), "/slot.index: not the file that the release has");
+    assert!(change(CHUNKS_FILE, 500_000).contains("of the chunk file are not chunk"));
+    let pair = Pair::new();
+    std::fs::write(pair.path("b-release.update").join(CHUNKS_FILE), "short").unwrap();
+    let error = pair.diff("a.img", "b-release.update").unwrap_err().to_string();
+    assert!(error.contains("at byte 0 of the chunk file"), "{error}");
 }
