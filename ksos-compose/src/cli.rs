@@ -9,8 +9,6 @@ use ksos_formats::update::Version;
 use crate::manifest::types::Duration;
 use crate::sign::KeySource;
 
-use crate::sign::KeySource;
-
 /// Composes KubeSolo OS images from a manifest: no root, loop devices, containers or host tools.
 #[derive(Debug, Parser)]
 #[command(name = "ksos-compose", version, propagate_version = true, max_term_width = 100)]
@@ -463,12 +461,9 @@ pub struct TestArguments {
     /// Update to this release, or to the release of this manifest, which is built first.
     #[arg(long, value_name = "NEXT.update|MANIFEST", conflicts_with = "source")]
     pub update: Option<PathBuf>,
-    /// Sign the release and the channel that the node sees: FILE, env:NAME or exec:COMMAND; repeat it for several.
-    #[arg(long, value_name = "SOURCE", requires = "update")]
-    pub key: Vec<String>,
-    /// Public key of an exec: key, in the order of these.
-    #[arg(long, value_name = "FILE", requires = "key")]
-    pub public_key: Vec<PathBuf>,
+    /// Keys that sign the release and the channel that the node sees.
+    #[command(flatten)]
+    pub keys: SigningKeys,
     /// Update to the newest release of a published tree.
     #[arg(long, value_name = "DIR")]
     pub source: Option<PathBuf>,

@@ -242,7 +242,7 @@ fn test_image(
     let beside = |path: &PathBuf| path.parent().filter(|parent| !parent.as_os_str().is_empty()).map(PathBuf::from);
     let logs = arguments.logs.clone().or_else(|| arguments.junit.as_ref().and_then(beside));
     let logs = logs.unwrap_or_else(|| PathBuf::from("."));
-    let keys = signing_keys(&arguments.key, &arguments.public_key, terminal)?;
+    let keys = releases::open(&environment(), terminal.as_ref(), &arguments.keys)?;
     let release = arguments.update.as_ref().map(|next| next_release(next, arguments, global, terminal)).transpose()?;
     let update = match (&release, &arguments.source) {
         (Some(path), _) => Some(ops::test::Update::Release { path, keys: &keys }),
@@ -285,25 +285,6 @@ fn next_release(
     let built = ops::build::build(&session, &[target], &options).remove(0)?;
     terminal.built_one(&built);
     built.release()
-}
-
-/// Opens the keys that the command line names.
-fn signing_keys(
-    sources: &[String],
-    public_keys: &[PathBuf],
-    terminal: &Terminal,
-) -> Result<Vec<ksos_compose::sign::OpenedKey>, OpError> {
-    let parse = |text: &String| {
-        text.parse::<ksos_compose::sign::KeySource>()
-            .map_err(|source| OpError::KeySource { text: text.clone(), source })
-    };
-    let sources = sources.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
-    let environment = environment();
-    let surroundings =
-        ksos_compose::sign::Surroundings { variables: &environment.variables, directory: &environment.directory };
-    let keys = ksos_compose::sign::open(&sources, public_keys, surroundings)?;
-    keys.iter().filter_map(|key| key.warning.as_deref()).for_each(|warning| terminal.note(warning));
-    Ok(keys)
 }
 
 fn run_cache(command: &CacheCommand, global: &Global, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {

@@ -312,14 +312,6 @@ pub enum OpError {
     /// The image could not be run.
     #[error(transparent)]
     Run(#[from] super::run::RunError),
-    /// A key source on the command line.
-    #[error("{text:?} is not a key: {source}")]
-    KeySource {
-        /// The text.
-        text: String,
-        /// What was expected.
-        source: crate::sign::KeySourceError,
-    },
     /// The test cannot be made.
     #[error(transparent)]
     Test(#[from] super::test::TestError),
@@ -426,7 +418,6 @@ impl OpError {
             | OpError::Size { .. }
             | OpError::Forward(_)
             | OpError::Test(_)
-            | OpError::KeySource { .. }
             | OpError::SameImage { .. }
             | OpError::Replacement { .. }
             | OpError::Lock(_)
