@@ -280,8 +280,13 @@ fn next_release(
     let session = session(global, terminal)?;
     let components = arguments.components.iter().cloned().collect();
     let target = Target { manifest: next.to_owned(), arch: None, components };
-    let options =
-        ops::build::Options { out: PathBuf::from("out"), fresh: false, hash: false, lock: mode(arguments.lock) };
+    let options = ops::build::Options {
+        out: PathBuf::from("out"),
+        fresh: false,
+        hash: false,
+        lock: mode(arguments.lock),
+        sign: ops::build::SignOptions::default(),
+    };
     let built = ops::build::build(&session, &[target], &options).remove(0)?;
     terminal.built_one(&built);
     built.release()

@@ -467,11 +467,12 @@ fn ready(event: Option<&Event>) -> Option<Vec<(String, String)>> {
     }
 }
 
-/// Returns the slot that the boot loader says it boots. Its lines may come twice, with terminal control between.
+/// Returns the slot that the boot loader says it boots. With two terminals on one serial port, everything that it says comes
+/// twice in one line.
 fn booting(event: Option<&Event>) -> Option<String> {
     let Some(Event::Line(line)) = event else { return None };
     let slot = line.split_once("ksos: booting slot ")?.1;
-    Some(slot.chars().take_while(char::is_ascii_alphanumeric).collect())
+    Some(slot.chars().take(1).collect())
 }
 
 fn field(fields: &[(String, String)], name: &str) -> String {

@@ -128,7 +128,7 @@ impl Lab for Scripts {
 const READY_1A: Act = Act::Say("ksos: ready name=os version=1.0.0 arch=x86_64 slot=a");
 const READY_2B: Act = Act::Say("ksos: ready name=os version=2.0.0 arch=x86_64 slot=b");
 const BOOT_A: Act = Act::Say("\u{1b}[1;1Hksos: booting slot a");
-const BOOT_B: Act = Act::Say("\u{1b}[1;1Hksos: booting slot b");
+const BOOT_B: Act = Act::Say("\u{1b}[1;1Hksos: booting slot bksos: booting slot b");
 const STAGE: Act = Act::Say("ksos: stage 10 modules: ok 5 ms");
 const HEALTHY_1A: Act = Act::Metrics(
     "kubesolo_os_info{version=\"1.0.0\",slot=\"a\"} 1\nkubesolo_os_boot_success 1\nkubesolo_os_health{verdict=\"healthy\"} 1\n",
