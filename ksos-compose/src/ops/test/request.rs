@@ -222,3 +222,49 @@ fn tail(path: &Path) -> Result<Vec<u8>, OpError> {
     file.take(LOG_LIMIT).read_to_end(&mut bytes).context("read", path)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use ksos_formats::Arch;
+
+    use super::*;
+    use crate::ops::test::tree::tests::{key, release};
+
+    fn id(version: &str) -> ImageId {
+        ImageId { name: "os".to_owned(), version: version.to_owned(), arch: Arch::X86_64, epoch: 0 }
+    }
+
+    #[test]
+    fn the_newest_release_of_the_channel_is_expected() {
+        let directory = tempfile::tempdir().unwrap();
+        release(directory.path(), "1.1.0");
+        let tree = tree::make(directory.path(), &[key(1)]).unwrap();
+        let update = wanted(tree.path(), tree::CHANNEL, &id("1.0.0")).unwrap();
+        assert_eq!(update, ExpectedUpdate { version: "1.1.0".to_owned(), chunks: 6 });
+        let error = |channel: &str, version: &str| wanted(tree.path(), channel, &id(version)).unwrap_err().to_string();
+        assert!(error(tree::CHANNEL, "1.1.0").ends_with("channel test has nothing newer than 1.1.0"));
+        assert!(error("stable", "1.0.0").contains("channels/stable/os-x86_64.json"));
+        assert!(error(tree::CHANNEL, "one").contains("the image's version"));
+        let path = tree.path().join("channels/test/os-x86_64.json");
+        fs::write_atomic(&path, &fs::read(&directory.path().join(update::RELEASE_FILE), 1 << 20).unwrap()).unwrap();
+        assert!(error(tree::CHANNEL, "1.0.0").contains("not a channel"));
+    }
+
+    #[test]
+    fn the_node_gets_the_source_beside_what_the_user_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("node.yaml");
+        let source = serve(directory.path(), "test", &id("1.0.0")).unwrap();
+        let told = |config: Option<&Path>| seed(config, Some((&source, (directory.path(), "test"))));
+        fs::write_atomic(&config, b"hostname: a\n").unwrap();
+        let text = told(Some(&config)).unwrap().unwrap().user_data;
+        let document = ksos_formats::config::parse_document(&text).unwrap().document;
+        assert_eq!(document.hostname.as_deref(), Some("a"));
+        assert_eq!(document.updates.source, Some(format!("http://10.0.2.2:{}", source.server.port())));
+        assert_eq!((document.updates.automatic, document.updates.windows), (Some(true), Some(Vec::new())));
+        fs::write_atomic(&config, b"updates: {automatic: false}\n").unwrap();
+        let error = told(Some(&config)).unwrap_err().to_string();
+        assert_eq!(error, "--update sets `updates`, which the configuration has already");
+        assert_eq!(seed(None, None).unwrap(), None);
+    }
+}

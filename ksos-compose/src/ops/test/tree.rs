@@ -77,7 +77,7 @@ fn copy(from: &Path, to: &Path) -> Result<(), OpError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use ksos_formats::Arch;
     use ksos_formats::update::{Blob, KeySet};
 
@@ -85,7 +85,7 @@ mod tests {
     use crate::sign::Signer;
     use crate::sign::tests::signer;
 
-    fn release(directory: &Path, version: &str) -> Release {
+    pub(in crate::ops::test) fn release(directory: &Path, version: &str) -> Release {
         let blob = |bytes: &[u8]| Blob { size: bytes.len() as u64, sha256: Digest::of(bytes) };
         let release = Release {
             format: update::FORMAT,
@@ -107,7 +107,7 @@ mod tests {
         release
     }
 
-    fn key(byte: u8) -> OpenedKey {
+    pub(in crate::ops::test) fn key(byte: u8) -> OpenedKey {
         OpenedKey { signer: Box::new(signer(byte)), warning: None }
     }
 
