@@ -11,10 +11,14 @@ use std::time::{Duration, Instant};
 
 use ksos_tests::{Outcome, compose, run};
 
-/// Says whether the tests can run; with `KSOS_REQUIRE_TOOLS`, they must.
-fn tools() -> bool {
+/// Whether a program is in `PATH`.
+pub fn is_there(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let is_there = |name: &str| std::env::split_paths(&path).any(|directory| directory.join(name).is_file());
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
+}
+
+/// Says whether the tests can run; with `KSOS_REQUIRE_TOOLS`, they must.
+pub fn tools() -> bool {
     let missing: Vec<_> = ["docker-registry", "skopeo"].into_iter().filter(|name| !is_there(name)).collect();
     assert!(missing.is_empty() || std::env::var_os("KSOS_REQUIRE_TOOLS").is_none(), "{missing:?} are needed");
     #[expect(clippy::print_stdout, reason = "the test tells what it skips")]
@@ -23,7 +27,7 @@ fn tools() -> bool {
 }
 
 /// A running registry with its storage.
-struct Registry {
+pub struct Registry {
     directory: tempfile::TempDir,
     address: String,
     process: Child,
@@ -34,7 +38,8 @@ struct Registry {
 const HTPASSWD: &str = "user:$2y$05$tQ.VNqKC5yzQkHeDv7NI9e4Egshbeyzlkqk476RijisG.qG9VHhpq\n";
 
 impl Registry {
-    fn start(login: bool) -> Self {
+    /// Starts one on a port of its own; with `login`, for `user` with the password `secret` alone.
+    pub fn start(login: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -62,6 +67,11 @@ impl Registry {
             std::thread::sleep(Duration::from_millis(50));
         }
         registry
+    }
+
+    /// Returns its host and port.
+    pub fn address(&self) -> &str {
+        &self.address
     }
 
     /// Copies the layout at `from` to `name`, an image or an index with all its images.
