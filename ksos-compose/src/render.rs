@@ -358,6 +358,7 @@ fn difference_text(difference: &Difference) -> String {
         }
         let Some(slot) = &partition.slot else { continue };
         lines.extend(slot.values.iter().map(|value| format!("  {}", changed_value(value))));
+        lines.extend(slot.packages.iter().map(|value| format!("  {}", changed_value(value))));
         for (what, files) in [("root file system", &slot.root), ("initramfs", &slot.initramfs)] {
             files.iter().for_each(|files| changed_files(&mut lines, what, files));
         }

@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod identity;
+pub mod packages;
 pub mod resolved;
 mod steps;
 
@@ -38,6 +39,8 @@ pub struct Plan {
     pub cmdline: Vec<String>,
     /// The disk.
     pub disk: DiskPlan,
+    /// What the system is made of, by name and version.
+    pub packages: Vec<packages::ListedPackage>,
     /// Blobs of every container image.
     #[serde(skip)]
     pub images: Vec<ImageBlobs>,
@@ -146,7 +149,9 @@ pub fn plan(inputs: &Inputs<'_>) -> Plan {
     let disk = disk(manifest, &image);
     let steps::Steps { steps, tasks, parts, images } = steps::steps(inputs, &image);
     let release = manifest.update.is_enabled().then(|| release(manifest, &image, &stem));
-    Plan { image, steps, tasks, parts, cmdline: manifest.kernel.cmdline.clone(), disk, images, artifacts, release }
+    let packages = packages::list(inputs);
+    let cmdline = manifest.kernel.cmdline.clone();
+    Plan { image, steps, tasks, parts, cmdline, disk, packages, images, artifacts, release }
 }
 
 fn release(manifest: &Manifest, image: &ImageId, stem: &str) -> ReleasePlan {

@@ -477,6 +477,7 @@ impl Builder<'_> {
             .parameter("workloads", &manifest.workloads)
             .parameter("node", &manifest.node)
             .parameter("update", &super::resolved::update_config(manifest))
+            .parameter("packages", &digest_of(&super::packages::list(self.inputs)))
             .parameter("trust", &digest_of(&self.inputs.trust))
             .parameter("console", &manifest.console)
             .parameter("partitions", &manifest.partitions)

@@ -378,6 +378,7 @@ impl<'a> Executor<'a> {
             load: names(&self.manifest.kernel.load, &index),
             container_images: container_images.collect(),
             trust: self.project.trust.as_ref(),
+            packages: &self.plan.packages,
             overlays: overlays.collect(),
         };
         let root = root::assemble(pieces)?;

@@ -16,6 +16,7 @@ use crate::cache::Blob;
 use crate::manifest::{Manifest, PartitionRole, Service};
 use crate::oci::document::ImageBlob;
 use crate::oci::layout as oci_layout;
+use crate::plan::packages::{self, ListedPackage};
 use crate::plan::{Trust, update_config};
 use crate::source::archive::merge::{Conflict, MergeError, Merger};
 use crate::tree::{Content, Entry, Meta, Node, Tree};
@@ -45,6 +46,8 @@ pub struct Pieces<'a> {
     pub container_images: Vec<CarriedImage>,
     /// What the node trusts, when it takes updates.
     pub trust: Option<&'a Trust>,
+    /// What the system is made of.
+    pub packages: &'a [ListedPackage],
     /// Overlays in order of their names: target directory and tree.
     pub overlays: Vec<(String, String, Tree)>,
 }
@@ -96,7 +99,8 @@ pub enum RootError {
 /// # Errors
 /// [`RootError`].
 pub fn assemble(pieces: Pieces<'_>) -> Result<Root, RootError> {
-    let Pieces { manifest, image, components, modules, load, container_images, trust, overlays } = pieces;
+    let Pieces { manifest, image, components, modules, load, container_images, trust, packages: listed, overlays } =
+        pieces;
     let mut merger = Merger::new(image.epoch as i64);
     merger.merge(top_level_links(&components, image.epoch), "merged /usr")?;
     for (name, tree) in components {
@@ -111,6 +115,8 @@ pub fn assemble(pieces: Pieces<'_>) -> Result<Root, RootError> {
     let mut tree = merged.tree;
     state(&mut tree, manifest, image)?;
     put_trust(&mut tree, trust, image.epoch)?;
+    let list = serde_json::to_vec_pretty(listed).expect("a list of packages can be serialised");
+    assemble::put_file(&mut tree, packages::PATH, 0o644, &list, image.epoch, "packages")?;
     check_time_zones(manifest, &tree)?;
     let config = runtime_config(manifest, image, load, &container_images, &tree);
     let text = serde_json::to_vec_pretty(&config).expect("the runtime's configuration can be serialised");

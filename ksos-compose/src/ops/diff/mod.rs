@@ -11,7 +11,7 @@ mod side;
 pub(in crate::ops) mod tests;
 mod update;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::path::Path;
 
@@ -23,7 +23,8 @@ use crate::cache::Cache;
 use crate::effects::fs::Context;
 use crate::image::compare::first_difference;
 use crate::image::{DiskImage, ImageError, Part, Partition, SLOT_FILES, Slot, SlotFile};
-use crate::tree::Tree;
+use crate::plan::packages::{self, ListedPackage};
+use crate::tree::{Node, Tree};
 
 use side::Side;
 pub use update::UpdateSize;
@@ -81,6 +82,9 @@ pub struct SlotDifference {
     /// Image name, version, architecture and epoch, kernel release, command line; size and SHA-256 of kernel, initramfs
     /// and root file system.
     pub values: Vec<Change>,
+    /// Packages of other versions, or that only one has, as far as both images list theirs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub packages: Vec<Change>,
     /// The files of the root file system, when it differs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub root: Option<FileDiff>,
@@ -223,12 +227,36 @@ fn slots(cache: &Cache, a: InDisk<'_>, b: InDisk<'_>) -> Result<Option<SlotDiffe
             differing.push(name);
         }
     }
-    let files = |name| match differing.contains(&name) {
-        true => trees(cache, name, &a, &b, |a, b| Ok(FileDiff::of(a, b))),
+    let mut packages = Vec::new();
+    let mut files = |name| match differing.contains(&name) {
+        true => trees(cache, name, &a, &b, |a, b| {
+            packages.extend(changed_packages(a, b));
+            Ok(FileDiff::of(a, b))
+        }),
         false => Ok(None),
     };
     let (root, initramfs) = (files(layout::SLOT_ROOT)?, files(layout::SLOT_INITRAMFS)?);
-    Ok(Some(SlotDifference { values: changes.0, root, initramfs }))
+    Ok(Some(SlotDifference { values: changes.0, packages, root, initramfs }))
+}
+
+/// Returns what differs between the lists of packages of two root file systems; nothing when one has none.
+fn changed_packages(a: &Tree, b: &Tree) -> Vec<Change> {
+    let (Some(a), Some(b)) = (packages(a), packages(b)) else { return Vec::new() };
+    let mut changes = Changes::default();
+    let keys: BTreeSet<&(String, String)> = a.keys().chain(b.keys()).collect();
+    for key in keys {
+        let (component, name) = key;
+        let what = if component == name { format!("package {name}") } else { format!("package {name} ({component})") };
+        changes.compare(what, a.get(key), b.get(key));
+    }
+    changes.0
+}
+
+/// Returns the version of every package by component and name.
+fn packages(tree: &Tree) -> Option<BTreeMap<(String, String), String>> {
+    let Node::File(content) = &tree.get(packages::PATH)?.node else { return None };
+    let list: Vec<ListedPackage> = serde_json::from_slice(&content.read(packages::LIMIT).ok()?).ok()?;
+    Some(list.into_iter().map(|package| ((package.component, package.name), package.version)).collect())
 }
 
 /// Unpacks file `name` of both slots and calls `work` with the trees; `None` when there are none. Their contents can be

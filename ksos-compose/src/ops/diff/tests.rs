@@ -395,3 +395,24 @@ fn a_release_that_is_damaged_is_an_error_and_not_a_difference() {
     let error = pair.diff("a.img", "b-release.update").unwrap_err().to_string();
     assert!(error.contains("at byte 0 of the chunk file"), "{error}");
 }
+
+#[test]
+fn packages_are_compared_by_component_and_name() {
+    let list = |entries: &[(&str, &str, &str)]| {
+        let entry = |(component, name, version): &(&str, &str, &str)| serde_json::json!({ "component": component, "name": name, "version": version });
+        serde_json::to_vec(&entries.iter().map(entry).collect::<Vec<_>>()).unwrap()
+    };
+    let (mut a, mut b) = (Disk::new(), Disk::new());
+    put(&mut a.root, packages::PATH, list(&[("base", "libc6", "1"), ("tools", "libc6", "1"), ("old", "old", "3")]));
+    put(&mut b.root, packages::PATH, list(&[("base", "libc6", "1.1"), ("tools", "libc6", "1"), ("new", "new", "4")]));
+    let slot = compare(&a, &b).partitions.remove(0).slot.unwrap();
+    let found: Vec<_> = slot.packages.iter().map(|it| (it.what.as_str(), it.a.as_deref(), it.b.as_deref())).collect();
+    let expected = [
+        ("package libc6 (base)", Some("1"), Some("1.1")),
+        ("package new", None, Some("4")),
+        ("package old", Some("3"), None),
+    ];
+    assert_eq!(found, expected);
+    put(&mut b.root, packages::PATH, "not a list");
+    assert_eq!(compare(&a, &b).partitions.remove(0).slot.unwrap().packages, []);
+}

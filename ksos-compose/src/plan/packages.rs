@@ -1,0 +1,51 @@
+//! What the image is made of, by name and version: a list that the root file system carries, so that two images can be
+//! compared without their lock files.
+
+use serde::{Deserialize, Serialize};
+
+use super::Inputs;
+use super::resolved::Resolved;
+use crate::manifest::Source;
+
+/// Where the list is in the root file system.
+pub const PATH: &str = "usr/lib/ksos/packages.json";
+/// The largest list that is read, in bytes.
+pub const LIMIT: u64 = 8 << 20;
+
+/// A package, or a download with a version.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ListedPackage {
+    /// Name: of the package, or of the component that is one download.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// Component that it belongs to.
+    pub component: String,
+}
+
+/// Lists what the root file system, the kernel and the container images are made of, sorted. The boot loader is not in the
+/// system slot, and has no part in an update.
+pub fn list(inputs: &Inputs<'_>) -> Vec<ListedPackage> {
+    let boot = &inputs.manifest.boot;
+    let mut packages = Vec::new();
+    for (component, resolved) in inputs.components {
+        if [&boot.shim.component, &boot.grub.component].contains(&component) {
+            continue;
+        }
+        let mut add = |name: &str, version: &str| {
+            let (name, version) = (name.to_owned(), version.to_owned());
+            packages.push(ListedPackage { name, version, component: component.clone() });
+        };
+        match (&resolved.content, inputs.manifest.components.get(component).map(|component| &component.source)) {
+            (Resolved::Packages(list), _) => {
+                list.iter().for_each(|package| add(&package.pinned.name, &package.pinned.version));
+            }
+            (Resolved::Download(_), Some(Source::Http(http))) => {
+                http.version.iter().for_each(|version| add(component, version));
+            }
+            _ => {}
+        }
+    }
+    packages.sort();
+    packages
+}
