@@ -62,7 +62,7 @@ impl UpdateError {
         match self {
             UpdateError::Refused(_) => REFUSED,
             UpdateError::Untrusted(_) | UpdateError::Source(_) => SOURCE,
-            UpdateError::Install(InstallError::Source(_) | InstallError::Chunk { .. }) => SOURCE,
+            UpdateError::Install(InstallError::Source(_) | InstallError::Chunk { .. } | InstallError::Missing(_)) => SOURCE,
             _ => FAILED,
         }
     }

@@ -88,8 +88,13 @@ pub fn write(
         progress,
     };
     installation.decoder.set_max_window_size(WINDOW_LIMIT);
-    installation.run(source)?;
-    Ok((installation.writer, installation.amounts))
+    match installation.run(source) {
+        Ok(()) => Ok((installation.writer, installation.amounts)),
+        Err(error) => {
+            installation.writer.leave();
+            Err(error)
+        }
+    }
 }
 
 /// The entries that the target has from an earlier attempt: one run that begins behind the first 4 KiB.

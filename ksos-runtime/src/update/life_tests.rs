@@ -91,7 +91,7 @@ fn a_source_without_ranges_gives_the_same_slot() {
 #[test]
 fn an_image_without_anything_in_common_is_fetched_whole() {
     let world = World::new();
-    let other: Vec<u8> = image(9, 1 << 20).iter().map(|byte| byte ^ 0x35).collect();
+    let other: Vec<u8> = image(9, 2 << 20).iter().map(|byte| byte ^ 0x35).collect();
     let made = make("2.0.0", other);
     let size = made.release.chunks.size;
     world.publish(&[made]);
@@ -115,8 +115,8 @@ fn a_broken_connection_costs_what_was_on_its_way() {
     world.fault(None);
     let (_, fetched, _, kept) = amounts(&world.apply().expect("installed"));
     assert!(kept > 300_000, "{kept}");
-    // What was in the buffer, and the chunk with the first 4 KiB, come again.
-    assert!(fetched < all / 2 + (1 << 20) + (256 << 10), "{fetched} of {all}");
+    // The chunk that was on its way and the one with the first 4 KiB come again.
+    assert!(fetched < all / 2 + (2 * 128 << 10), "{fetched} of {all}");
     assert_eq!(world.content(Slot::B), Some(version("2.0.0")));
     assert_eq!(results(&world)[0].0, Outcome::Failed);
 }
@@ -171,6 +171,12 @@ impl crate::sys::Disk for Rotting {
     }
     fn flush(&self) -> crate::sys::Result<()> {
         Ok(())
+    }
+    fn read_direct(&self, offset: u64, buffer: &mut [u8]) -> crate::sys::Result<()> {
+        self.read_at(offset, buffer)
+    }
+    fn write_direct(&self, _offset: u64, _bytes: &[u8]) -> crate::sys::Result<()> {
+        panic!("the running slot is never written")
     }
     fn size(&self) -> u64 {
         super::testing::SLOT_SIZE

@@ -375,7 +375,8 @@ fn started(state: State, found: &Found) -> State {
         // The outcome is settled on the disk, or is being settled.
         state @ (State::Failed { .. } | State::Committed(_) | State::FellBack { .. }) => state,
         State::Activating(pending) if trial == Some(pending.target) => {
-            if same_boot { State::AwaitingReboot(pending) } else { after_boot(pending, found) }
+            let not_yet = same_boot && found.booted != pending.target;
+            if not_yet { State::AwaitingReboot(pending) } else { after_boot(pending, found) }
         }
         state if state.is_installing() => interrupted(state, found),
         State::AwaitingReboot(pending) if same_boot && found.booted != pending.target => {

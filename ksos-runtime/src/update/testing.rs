@@ -363,6 +363,14 @@ impl Disk for FileDisk {
         Ok(())
     }
 
+    fn read_direct(&self, offset: u64, buffer: &mut [u8]) -> sys::Result<()> {
+        self.read_at(offset, buffer)
+    }
+
+    fn write_direct(&self, offset: u64, bytes: &[u8]) -> sys::Result<()> {
+        self.write_at(offset, bytes)
+    }
+
     fn size(&self) -> u64 {
         SLOT_SIZE
     }

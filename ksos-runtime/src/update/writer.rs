@@ -185,6 +185,12 @@ impl SlotWriter {
         self.disk.read_at(offset, bytes)
     }
 
+    /// Writes what was taken so far, for the next attempt to find: this one has failed.
+    pub fn leave(mut self) {
+        // What cannot be written is fetched again.
+        let _ = self.write_buffer();
+    }
+
     fn write_buffer(&mut self) -> sys::Result<()> {
         if !self.buffer.is_empty() {
             self.disk.write_at(self.start, &self.buffer)?;
@@ -254,10 +260,9 @@ impl ProvenSlot {
     pub fn write_head(self) -> Result<BootableSlot, InstallError> {
         self.disk.write_at(0, &self.head)?;
         self.disk.flush()?;
-        self.disk.forget(0, HEAD)?;
-        let mut found = vec![0; self.head.len()];
-        self.disk.read_at(0, &mut found)?;
-        if found != self.head {
+        let mut found = [0; HEAD as usize];
+        self.disk.read_direct(0, &mut found)?;
+        if !found.starts_with(&self.head) {
             return Err(InstallError::Head(self.slot));
         }
         Ok(BootableSlot(self.slot))
