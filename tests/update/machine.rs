@@ -10,7 +10,7 @@ use ksos_compose::artifact::{disk, fat};
 use ksos_compose::boot::{GrubConfig, esp_files};
 use ksos_compose::tree::{Content, Entry, Meta, Node, Tree};
 use ksos_formats::boot::ImageId;
-use ksos_formats::bootstate::{COPIES, MARKS, Slot};
+use ksos_formats::bootstate::{BootState, COPIES, MARKS, Slot};
 use ksos_formats::update::chunks::{self, Piece};
 use ksos_formats::update::fetch::Range;
 use ksos_formats::update::index::Stored;
@@ -38,7 +38,7 @@ use crate::world::{DEVICES, Recording, World};
 /// When all this takes place, seconds since 1970.
 const NOW: u64 = 1_900_000_000;
 /// Size of a slot in bytes; an image fills a part of it.
-pub const SLOT_SIZE: u64 = 1 << 20;
+pub const SLOT_SIZE: u64 = 320 << 10;
 /// Size of the EFI system partition in bytes: about the smallest that is FAT32.
 const ESP_SIZE: u64 = 36 << 20;
 const ESP_GUID: &str = "11111111-2222-3333-4444-55555555AAAA";
@@ -189,7 +189,7 @@ pub struct Machine {
     boots: Cell<u64>,
     version: RefCell<String>,
     reboots: Cell<u32>,
-    lock: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 /// The files of a new image's EFI system partition that do not come from packages, `others` beside them.
@@ -232,7 +232,11 @@ pub fn disk_spec(esp: u64, slot: u64) -> disk::DiskSpec {
 impl Machine {
     /// A node that was just built: the first image in slot A, slot B empty, the last image published.
     pub fn new(images: Vec<Image>, slot_size: u64) -> Self {
-        let sys = Double::new();
+        // Every document is made durable; that need not be on a disk.
+        let memory = std::path::Path::new("/dev/shm");
+        let directory = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let directory = directory.expect("a directory");
+        let sys = Double::at(directory.path());
         sys.now.set(NOW * 1000);
         let cmdline = ["quiet".to_owned()];
         let config =
@@ -282,7 +286,7 @@ impl Machine {
             boots: Cell::new(0),
             version: RefCell::default(),
             reboots: Cell::new(0),
-            lock: tempfile::tempdir().expect("a directory"),
+            directory,
         }
     }
 
@@ -324,6 +328,13 @@ impl Machine {
         self.images.iter().find(|image| bytes.starts_with(&image.bytes)).map(|image| &image.version)
     }
 
+    /// Returns the bytes of a slot with an image.
+    pub fn slot(&self, image: &Image) -> Vec<u8> {
+        let mut bytes = image.bytes.clone();
+        bytes.resize(self.sys.disks.borrow()[DEVICES[1]].bytes.borrow().len(), 0);
+        bytes
+    }
+
     /// Restarts the machine: the boot loader, then what PID 1 does with the boot state. Returns slot and version.
     ///
     /// # Panics
@@ -338,12 +349,17 @@ impl Machine {
         self.boots.set(self.boots.get() + 1);
         self.sys.put("/proc/sys/kernel/random/boot_id", format!("boot-{}\n", self.boots.get()));
         *self.version.borrow_mut() = version.to_string();
+        self.repair();
+        (slot, version)
+    }
+
+    /// What PID 1 does with the boot state.
+    pub fn repair(&self) {
         let blocks = BootBlocks::open(&self.sys, DEVICES[0]).expect("the ESP is whole");
         let copies = blocks.read().expect("readable");
         if copies.state().is_some() {
-            blocks.repair(&copies).unwrap_or_else(|error| panic!("{what}: {error}"));
+            blocks.repair(&copies).expect("it can be written");
         }
-        (slot, version)
     }
 
     /// Runs something on the node and records what changes.
@@ -401,6 +417,15 @@ impl Machine {
         rollback::rollback(self, &self.settings(), &Options::default()).map(drop)
     }
 
+    /// What no update does: the first 4 KiB first, and the trial before what is written is durable.
+    pub fn write_slot_and_state(&self, image: &[u8], state: &BootState) {
+        let disk = self.sys.open_disk(DEVICES[2], true).expect("slot B");
+        disk.write_at(0, &image[..4096]).expect("written");
+        disk.write_at(4096, &image[4096..]).expect("written");
+        BootBlocks::open(&self.sys, DEVICES[0]).and_then(|blocks| blocks.write(state)).expect("written");
+        disk.flush().expect("flushed");
+    }
+
     /// Reads the boot state.
     pub fn copies(&self) -> Copies {
         BootBlocks::open(&self.sys, DEVICES[0]).and_then(|blocks| blocks.read()).expect("readable")
@@ -420,11 +445,7 @@ impl Platform for Machine {
         Live(&self.sys).boot_state(places)
     }
 
-    fn set_boot_state(
-        &self,
-        places: &Places,
-        state: &ksos_formats::bootstate::BootState,
-    ) -> Result<(), BootBlockError> {
+    fn set_boot_state(&self, places: &Places, state: &BootState) -> Result<(), BootBlockError> {
         Live(&self.sys).set_boot_state(places, state)
     }
 
@@ -447,7 +468,7 @@ impl Platform for Machine {
     }
 
     fn lock(&self) -> sys::Result<Option<Lock>> {
-        lock::take(self.lock.path().join("lock").to_str().expect("text"))
+        lock::take(self.directory.path().join("lock").to_str().expect("text"))
     }
 
     fn reboot(&self) -> sys::Result<()> {

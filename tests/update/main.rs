@@ -6,6 +6,7 @@
 //!   (`KSOS_POWER_CUTS=all`: all of them).
 #![expect(clippy::disallowed_methods, reason = "tests run programs and look at files")]
 
+mod boots;
 mod grub;
 mod machine;
 mod power_cuts;

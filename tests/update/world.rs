@@ -10,10 +10,13 @@ use crate::grub::{self, Esp};
 
 /// Device nodes of the node under test: ESP, slot A, slot B.
 pub const DEVICES: [&str; 3] = ["/dev/vda1", "/dev/vda2", "/dev/vda3"];
+/// A larger write reaches the medium in pieces, at most [`PIECES`] of at least this size, in any order.
+const REQUEST: usize = 32 << 10;
+const PIECES: usize = 8;
 /// Most pending writes of which every subset is tried.
 const ALL_SUBSETS: usize = 6;
 /// Subsets that are tried where there are more.
-const SAMPLED_SUBSETS: u64 = 24;
+const SAMPLED_SUBSETS: usize = 24;
 
 /// Everything that outlives a power cut.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -131,14 +134,17 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Hands every way to end it to `visit`; returns their number. `sectors` are the places of the four blocks on the ESP.
-    pub fn cuts(&self, sectors: &[u64; 4], visit: &mut dyn FnMut(Cut)) -> usize {
+    /// Hands every way to end it to `visit`, in an order that is always the same; returns their number. Ways whose number
+    /// is not `wanted` are only counted. `sectors` are the places of the four blocks on the ESP.
+    pub fn cuts(&self, sectors: &[u64; 4], wanted: &dyn Fn(usize) -> bool, visit: &mut dyn FnMut(Cut)) -> usize {
         let (mut durable, mut pending, mut count) = (self.before.clone(), Vec::<Write>::new(), 0);
-        let mut give = |what: String, world: World| {
+        let mut give = |what: &dyn Fn() -> String, world: &dyn Fn() -> World| {
+            if wanted(count) {
+                visit(Cut { what: format!("{}: {}", self.name, what()), world: world() });
+            }
             count += 1;
-            visit(Cut { what: format!("{}: {what}", self.name), world });
         };
-        give("before".to_owned(), durable.clone());
+        give(&|| "before".to_owned(), &|| durable.clone());
         for (number, change) in self.changes.iter().enumerate() {
             match change {
                 Change::File { path, content } => {
@@ -146,7 +152,7 @@ impl Recording {
                         Some(content) => durable.files.insert(path.clone(), content.clone()),
                         None => durable.files.remove(path),
                     };
-                    give(format!("after change {number}, {path}"), with(&durable, &pending));
+                    give(&|| format!("after change {number}, {path}"), &|| with(&durable, &pending));
                 }
                 Change::Flush { disk } => {
                     // A flush is of one partition: writes to others may still wait.
@@ -155,22 +161,24 @@ impl Recording {
                     }
                 }
                 Change::Write { disk, offset, bytes } => {
-                    let write = locate(disk, *offset, bytes, sectors);
-                    let all = with(&durable, &pending);
-                    for arrived in [Arrived::FirstHalf, Arrived::SecondHalf, Arrived::Garbage] {
-                        let mut world = all.clone();
-                        write.apply(&mut world, arrived);
-                        give(format!("in change {number}, {disk} {offset}: {arrived:?}"), world);
-                    }
-                    pending.push(write);
-                    for subset in subsets(pending.len(), number as u64) {
-                        let mut world = durable.clone();
-                        for (index, write) in pending.iter().enumerate() {
-                            if subset >> index & 1 == 1 {
-                                write.apply(&mut world, Arrived::All);
-                            }
+                    let size = REQUEST.max(bytes.len().div_ceil(PIECES).next_multiple_of(4096));
+                    for (piece, bytes) in bytes.chunks(size).enumerate() {
+                        let offset = offset + (piece * size) as u64;
+                        let write = locate(disk, offset, bytes, sectors);
+                        for arrived in [Arrived::FirstHalf, Arrived::SecondHalf, Arrived::Garbage] {
+                            let torn = || {
+                                let mut world = with(&durable, &pending);
+                                write.apply(&mut world, arrived);
+                                world
+                            };
+                            give(&|| format!("in change {number}, {disk} {offset}: {arrived:?}"), &torn);
                         }
-                        give(format!("after change {number}, of the last writes {subset:b}"), world);
+                        pending.push(write);
+                        for subset in subsets(pending.len(), number as u64) {
+                            let arrived = subset.iter().filter(|arrived| **arrived).count();
+                            let what = || format!("after change {number}, with {arrived} of {} writes", subset.len());
+                            give(&what, &|| with_subset(&durable, &pending, &subset));
+                        }
                     }
                 }
             }
@@ -179,27 +187,36 @@ impl Recording {
     }
 }
 
+fn with_subset(durable: &World, pending: &[Write], subset: &[bool]) -> World {
+    let mut world = durable.clone();
+    let arrived = pending.iter().zip(subset).filter(|(_, arrived)| **arrived);
+    arrived.for_each(|(write, _)| write.apply(&mut world, Arrived::All));
+    world
+}
+
 fn with(durable: &World, pending: &[Write]) -> World {
     let mut world = durable.clone();
     pending.iter().for_each(|write| write.apply(&mut world, Arrived::All));
     world
 }
 
-/// Which of `count` pending writes have arrived, as bits: every subset that was not there before the last write, or a
-/// sample; always all.
-fn subsets(count: usize, seed: u64) -> Vec<u64> {
-    let all = (1_u64 << count.min(63)) - 1;
+/// Which of `count` pending writes have arrived: every subset, or a sample, in which all, all but the last, and only the
+/// last are.
+fn subsets(count: usize, seed: u64) -> Vec<Vec<bool>> {
     if count <= ALL_SUBSETS {
-        return (0..=all).collect();
+        return (0..1_u32 << count).map(|bits| (0..count).map(|index| bits >> index & 1 == 1).collect()).collect();
     }
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        state & all
+        state & 1 == 1
     };
-    [all, all >> 1, 1 << (count - 1)].into_iter().chain((0..SAMPLED_SUBSETS).map(|_| next())).collect()
+    let but_last: Vec<bool> = (1..=count).map(|number| number < count).collect();
+    let only_last = but_last.iter().map(|arrived| !arrived).collect();
+    let sampled = (0..SAMPLED_SUBSETS).map(|_| (0..count).map(|_| next()).collect());
+    [vec![true; count], but_last, only_last].into_iter().chain(sampled).collect()
 }
 
 /// Tells what a write is for. Nothing but the four blocks is ever written on the EFI system partition.
