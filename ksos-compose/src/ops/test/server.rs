@@ -268,6 +268,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "makes a tree, and what is beside it")]
     fn it_serves_the_tree_and_counts() {
         let directory = tempfile::tempdir().expect("a directory");
         let tree = directory.path().join("tree");
