@@ -458,11 +458,17 @@ pub struct TestArguments {
     /// The disk image.
     #[arg(value_name = "IMAGE")]
     pub image: PathBuf,
-    /// A published tree with a newer release, which the node updates to.
+    /// Update to this release, or to the release of this manifest, which is built first.
+    #[arg(long, value_name = "NEXT.update|MANIFEST", conflicts_with = "source")]
+    pub update: Option<PathBuf>,
+    /// Keys that sign the release and the channel that the node sees.
+    #[command(flatten)]
+    pub keys: SigningKeys,
+    /// Update to the newest release of a published tree.
     #[arg(long, value_name = "DIR")]
     pub source: Option<PathBuf>,
-    /// The channel of the tree that the node follows.
-    #[arg(long, value_name = "NAME", default_value = "stable")]
+    /// The channel of that tree.
+    #[arg(long, value_name = "NAME", default_value = "stable", requires = "source")]
     pub channel: String,
     /// Give the node this configuration (YAML, docs/cloud-init.md) beside the update source.
     #[arg(long, value_name = "FILE")]
@@ -488,6 +494,12 @@ pub struct TestArguments {
     /// Give QEMU a further argument; repeat it for several.
     #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub qemu_arguments: Vec<String>,
+    /// Lock mode, when a manifest is built.
+    #[command(flatten)]
+    pub lock: LockOptions,
+    /// Use a local file or directory for a component, when a manifest is built.
+    #[arg(long = "component", value_name = "NAME=PATH", value_parser = parse_component)]
+    pub components: Vec<(String, PathBuf)>,
 }
 
 /// What `cache` does.

@@ -6,7 +6,7 @@ mod render;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -117,7 +117,7 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             releases::push(&session(&global, terminal)?, &arguments, &cosign_keys, &options)
         }
         Command::Run(arguments) => run_image(&arguments, &global, terminal),
-        Command::Test(arguments) => test_image(&arguments, terminal),
+        Command::Test(arguments) => test_image(&arguments, &global, terminal),
         Command::Cache { command } => run_cache(&command, &global, terminal),
     }
 }
@@ -234,13 +234,23 @@ fn run_image(
     Ok(if outcome.is_success(&until, arguments.secure_boot) { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn test_image(arguments: &ksos_compose::cli::TestArguments, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
+fn test_image(
+    arguments: &ksos_compose::cli::TestArguments,
+    global: &Global,
+    terminal: &Arc<Terminal>,
+) -> Result<ExitCode, OpError> {
     let beside = |path: &PathBuf| path.parent().filter(|parent| !parent.as_os_str().is_empty()).map(PathBuf::from);
     let logs = arguments.logs.clone().or_else(|| arguments.junit.as_ref().and_then(beside));
     let logs = logs.unwrap_or_else(|| PathBuf::from("."));
+    let keys = releases::open(&environment(), terminal.as_ref(), &arguments.keys)?;
+    let release = arguments.update.as_ref().map(|next| next_release(next, arguments, global, terminal)).transpose()?;
+    let update = match (&release, &arguments.source) {
+        (Some(path), _) => Some(ops::test::Update::Release { path, keys: &keys }),
+        (None, Some(path)) => Some(ops::test::Update::Tree { path, channel: &arguments.channel }),
+        (None, None) => None,
+    };
     let request = ops::test::Request {
-        source: arguments.source.as_deref(),
-        channel: &arguments.channel,
+        update,
         config: arguments.config.as_deref(),
         timeout: arguments.timeout,
         memory: &arguments.memory,
@@ -255,6 +265,31 @@ fn test_image(arguments: &ksos_compose::cli::TestArguments, terminal: &Arc<Termi
         ops::test::write_junit(&report, path)?;
     }
     Ok(terminal.tested(&report, arguments.json))
+}
+
+/// Returns the release to test: the one that is named, or that of a manifest, which is built.
+fn next_release(
+    next: &Path,
+    arguments: &ksos_compose::cli::TestArguments,
+    global: &Global,
+    terminal: &Arc<Terminal>,
+) -> Result<PathBuf, OpError> {
+    if next.extension().is_none_or(|extension| extension != "toml") {
+        return Ok(next.to_owned());
+    }
+    let session = session(global, terminal)?;
+    let components = arguments.components.iter().cloned().collect();
+    let target = Target { manifest: next.to_owned(), arch: None, components };
+    let options = ops::build::Options {
+        out: PathBuf::from("out"),
+        fresh: false,
+        hash: false,
+        lock: mode(arguments.lock),
+        sign: ops::build::SignOptions::default(),
+    };
+    let built = ops::build::build(&session, &[target], &options).remove(0)?;
+    terminal.built_one(&built);
+    built.release()
 }
 
 fn run_cache(command: &CacheCommand, global: &Global, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {

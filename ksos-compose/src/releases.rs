@@ -35,7 +35,7 @@ fn surroundings(environment: &Environment) -> Surroundings<'_> {
 }
 
 /// Opens private keys, and tells what is to be known of them.
-fn open(environment: &Environment, reporter: &dyn Reporter, keys: &SigningKeys) -> Result<Vec<OpenedKey>, OpError> {
+pub fn open(environment: &Environment, reporter: &dyn Reporter, keys: &SigningKeys) -> Result<Vec<OpenedKey>, OpError> {
     let opened = sign::open(&keys.keys, &keys.public_keys, surroundings(environment))?;
     opened.iter().filter_map(|key| key.warning.as_ref()).for_each(|text| reporter.note(&format!("warning: {text}")));
     Ok(opened)

@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests make and change files of their own")]
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod documents;
 mod hostile;
 mod images;
 mod publish;

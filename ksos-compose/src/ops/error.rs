@@ -283,6 +283,12 @@ pub enum OpError {
         /// Image name.
         name: String,
     },
+    /// The manifest makes no release.
+    #[error("{name} has no `update.keys`: there is no release")]
+    NoUpdateKeys {
+        /// Image name.
+        name: String,
+    },
     /// A size on the command line.
     #[error("{text:?} is not a size; expected {expected}")]
     Size {

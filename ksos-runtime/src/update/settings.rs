@@ -15,14 +15,13 @@ use super::error::{Refusal, UpdateError};
 use super::source::SourceSettings;
 use super::store;
 use crate::init::status;
+use crate::config::zone_file;
 use crate::sys::Sys;
 
 /// Certificate authorities: the image's with those of the site, and both places for nodes that have only one.
 const AUTHORITIES: [&str; 2] = ["/run/ksos/ca-certificates.crt", "/etc/ssl/certs/ca-certificates.crt"];
 /// Largest key of `cosign` in bytes.
 const COSIGN_KEY_LIMIT: u64 = 64 << 10;
-/// Where names of time zones are files.
-const ZONES: &str = "/usr/share/zoneinfo";
 /// Shortest time between two looks in milliseconds.
 const SHORTEST_INTERVAL_MS: u64 = 60_000;
 
@@ -123,8 +122,7 @@ impl Settings {
     /// # Errors
     /// A window that nobody can tell.
     pub fn open(&self, sys: &dyn Sys) -> Result<Open, WindowError> {
-        let zone = |name: &str| sys.read(&format!("{ZONES}/{name}"), window::ZONE_FILE_LIMIT as u64).ok();
-        window::is_open(&self.windows, sys.wall_clock(), &zone)
+        window::is_open(&self.windows, sys.wall_clock(), &|name| zone_file(sys, name))
     }
 }
 

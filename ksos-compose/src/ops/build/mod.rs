@@ -117,6 +117,15 @@ impl Built {
         let disk = self.artifacts.iter().find(|artifact| artifact.format == "disk");
         disk.map(|artifact| artifact.path.clone()).ok_or(OpError::NoDisk { name: self.name.clone() })
     }
+
+    /// Returns where the release is.
+    ///
+    /// # Errors
+    /// When the manifest has no `update.keys`.
+    pub fn release(&self) -> Result<PathBuf, OpError> {
+        let release = self.artifacts.iter().find(|artifact| artifact.format == "update");
+        release.map(|artifact| artifact.path.clone()).ok_or(OpError::NoUpdateKeys { name: self.name.clone() })
+    }
 }
 
 /// Builds every target, side by side.

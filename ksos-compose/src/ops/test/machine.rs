@@ -1,5 +1,4 @@
 //! QEMU's machines for the scenarios.
-#![expect(clippy::disallowed_methods, reason = "keeps logs of consoles while they are written")]
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};

@@ -9,6 +9,7 @@ pub mod report;
 mod request;
 mod scenario;
 pub mod server;
+mod tree;
 
 pub use report::{Case, Report, Verdict};
-pub use request::{Request, TestError, test, write_junit};
+pub use request::{Request, TestError, Update, test, write_junit};

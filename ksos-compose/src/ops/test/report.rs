@@ -40,8 +40,10 @@ pub struct Case {
     pub verdict: Verdict,
     /// How long it took.
     pub time: Duration,
-    /// What was measured, for people; empty: nothing.
+    /// What was seen, for people; empty: nothing.
     pub detail: String,
+    /// Bytes of chunks that the node fetched for the update, in the case in which it was installed.
+    pub fetched_bytes: Option<u64>,
 }
 
 /// What a test found.
@@ -73,7 +75,7 @@ impl Report {
     pub fn to_table(&self) -> String {
         let mut text = String::new();
         let width = self.cases.iter().map(|case| case.name.chars().count()).max().unwrap_or(0);
-        for Case { group, name, verdict, time, detail } in &self.cases {
+        for Case { group, name, verdict, time, detail, fetched_bytes: _ } in &self.cases {
             let (word, reason) = match verdict {
                 Verdict::Passed => ("ok", ""),
                 Verdict::Failed { reason } => ("FAILED", reason.as_str()),
@@ -107,6 +109,9 @@ impl Report {
                 value["name"] = json!(case.name);
                 value["seconds"] = json!(seconds(case.time));
                 value["detail"] = json!(case.detail);
+                if let Some(bytes) = case.fetched_bytes {
+                    value["fetched_bytes"] = json!(bytes);
+                }
                 value
             })
             .collect();
@@ -134,7 +139,7 @@ impl Report {
     }
 
     fn testcase(&self, text: &mut String, case: &Case) {
-        let Case { group, name, verdict, time, detail } = case;
+        let Case { group, name, verdict, time, detail, fetched_bytes: _ } = case;
         let time = time.as_secs_f64();
         let _ = writeln!(text, "    <testcase classname=\"{group}\" name=\"{}\" time=\"{time:.3}\">", escape(name));
         match verdict {
@@ -187,7 +192,8 @@ mod tests {
     use super::*;
 
     fn case(name: &'static str, verdict: Verdict, milliseconds: u64, detail: &str) -> Case {
-        Case { group: "update", name, verdict, time: Duration::from_millis(milliseconds), detail: detail.to_owned() }
+        let time = Duration::from_millis(milliseconds);
+        Case { group: "update", name, verdict, time, detail: detail.to_owned(), fetched_bytes: None }
     }
 
     fn report() -> Report {

@@ -4,20 +4,22 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ksos_formats::boot::ImageId;
 use ksos_formats::update::{self, Channel, ChannelRelease, Envelope, envelope::Payload};
-use ksos_formats::{Arch, boot::ImageId};
 use serde_json::json;
 
 use super::machine::{Qemu, Source};
 use super::report::{Case, Report, Verdict};
 use super::scenario::{self, Expected, ExpectedUpdate};
 use super::server::Server;
+use super::tree;
 use crate::effects::fs::{self, Context};
 use crate::image::{DiskImage, Slot};
 use crate::ops::OpError;
 use crate::ops::run::request::size;
 use crate::ops::run::seed::{Seed, complete};
 use crate::ops::run::{RunError, RunOptions, set_up};
+use crate::sign::OpenedKey;
 
 /// The host, as QEMU's user network shows it to the guest (QEMU "Using the user mode network stack").
 const HOST: &str = "10.0.2.2";
@@ -27,12 +29,10 @@ const CONFIG_LIMIT: u64 = 1 << 20;
 const LOG_LIMIT: u64 = 64 << 20;
 
 /// What the command line says.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Request<'a> {
-    /// A published tree that the node updates from.
-    pub source: Option<&'a Path>,
-    /// The channel of it that the node follows.
-    pub channel: &'a str,
+    /// What the node updates to.
+    pub update: Option<Update<'a>>,
     /// A configuration as a site writes it.
     pub config: Option<&'a Path>,
     /// Seconds for each step.
@@ -49,15 +49,34 @@ pub struct Request<'a> {
     pub search_path: OsString,
 }
 
+/// What the node updates to.
+#[derive(Debug)]
+pub enum Update<'a> {
+    /// The newest release in a channel of a published tree.
+    Tree {
+        /// Its directory.
+        path: &'a Path,
+        /// The channel.
+        channel: &'a str,
+    },
+    /// A release that is not published yet.
+    Release {
+        /// Its directory, `NAME-VERSION-ARCH.update`.
+        path: &'a Path,
+        /// Keys that sign the channel that the node sees, and the release.
+        keys: &'a [OpenedKey],
+    },
+}
+
 /// A test cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TestError {
     /// The image has no system in slot A.
     #[error("{} has no system in its slot A", .0.display())]
     NoSystem(PathBuf),
-    /// The channel's document is no such thing.
+    /// A signed document is not what it should be.
     #[error("{}: {reason}", path.display())]
-    Channel {
+    Document {
         /// The document.
         path: PathBuf,
         /// What is wrong with it.
@@ -82,13 +101,22 @@ pub enum TestError {
 /// [`Report`].
 pub fn test(image: &Path, request: &Request<'_>, note: &dyn Fn(&str), done: &dyn Fn(&Case)) -> Result<Report, OpError> {
     let id = image_id(image)?;
-    let update = request.source.map(|tree| wanted(tree, request.channel, &id)).transpose()?;
+    // The tree that is made for a release goes when the test is over.
+    let made = match &request.update {
+        Some(Update::Release { path, keys }) => Some(tree::make(path, keys)?),
+        _ => None,
+    };
+    let published = match (&request.update, &made) {
+        (Some(Update::Tree { path, channel }), _) => Some((*path, *channel)),
+        (_, made) => made.as_ref().map(|made| (made.path(), tree::CHANNEL)),
+    };
+    let update = published.map(|(tree, channel)| wanted(tree, channel, &id)).transpose()?;
     let mut options = RunOptions::new(id.arch, request.search_path.clone());
     options.memory = size(request.memory)?;
     options.secure_boot = request.secure_boot;
     options.extra = request.extra.to_vec();
-    let source = request.source.map(|tree| serve(tree, request.channel, &id)).transpose()?;
-    options.seed = seed(request, source.as_ref())?;
+    let source = published.map(|(tree, channel)| serve(tree, channel, &id)).transpose()?;
+    options.seed = seed(request.config, source.as_ref().zip(published))?;
     let setup = set_up(&options)?;
     if let Some(reason) = &setup.reason {
         note(&format!("{}: {reason}", setup.accelerator.name()));
@@ -117,7 +145,7 @@ fn image_id(image: &Path) -> Result<ImageId, OpError> {
 fn wanted(tree: &Path, channel: &str, id: &ImageId) -> Result<ExpectedUpdate, OpError> {
     let path = tree.join(update::channel_path(channel, &id.name, id.arch));
     let bytes = fs::read(&path, update::ENVELOPE_LIMIT)?;
-    let wrong = |reason: String| TestError::Channel { path: path.clone(), reason };
+    let wrong = |reason: String| TestError::Document { path: path.clone(), reason };
     let envelope = Envelope::parse(&bytes).map_err(|error| wrong(error.to_string()))?;
     if envelope.payload_type != Channel::TYPE {
         return Err(wrong(format!("it is {:?}, not a channel", envelope.payload_type)).into());
@@ -136,17 +164,16 @@ fn wanted(tree: &Path, channel: &str, id: &ImageId) -> Result<ExpectedUpdate, Op
 }
 
 fn serve(tree: &Path, channel: &str, id: &ImageId) -> Result<Source, OpError> {
-    let arch: Arch = id.arch;
-    Ok(Source { server: Server::start(tree)?, channel: update::channel_path(channel, &id.name, arch) })
+    Ok(Source { server: Server::start(tree)?, channel: update::channel_path(channel, &id.name, id.arch) })
 }
 
 /// Returns the node's configuration: what the user gave, and the update source.
-fn seed(request: &Request<'_>, source: Option<&Source>) -> Result<Option<Seed>, OpError> {
-    let config = request.config.map(|path| fs::read_to_string(path, CONFIG_LIMIT)).transpose()?;
+fn seed(config: Option<&Path>, source: Option<(&Source, (&Path, &str))>) -> Result<Option<Seed>, OpError> {
+    let config = config.map(|path| fs::read_to_string(path, CONFIG_LIMIT)).transpose()?;
     let mut additions = Vec::new();
-    if let Some(source) = source {
+    if let Some((source, (_, channel))) = source {
         let updates = json!({
-            "automatic": true, "source": format!("http://{HOST}:{}", source.server.port()), "channel": request.channel,
+            "automatic": true, "source": format!("http://{HOST}:{}", source.server.port()), "channel": channel,
             "interval": "1m", "windows": [],
         });
         additions.push(("--update", "updates", updates));
@@ -194,4 +221,50 @@ fn tail(path: &Path) -> Result<Vec<u8>, OpError> {
     let mut bytes = Vec::new();
     file.take(LOG_LIMIT).read_to_end(&mut bytes).context("read", path)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use ksos_formats::Arch;
+
+    use super::*;
+    use crate::ops::test::tree::tests::{key, release};
+
+    fn id(version: &str) -> ImageId {
+        ImageId { name: "os".to_owned(), version: version.to_owned(), arch: Arch::X86_64, epoch: 0 }
+    }
+
+    #[test]
+    fn the_newest_release_of_the_channel_is_expected() {
+        let directory = tempfile::tempdir().unwrap();
+        release(directory.path(), "1.1.0");
+        let tree = tree::make(directory.path(), &[key(1)]).unwrap();
+        let update = wanted(tree.path(), tree::CHANNEL, &id("1.0.0")).unwrap();
+        assert_eq!(update, ExpectedUpdate { version: "1.1.0".to_owned(), chunks: 6 });
+        let error = |channel: &str, version: &str| wanted(tree.path(), channel, &id(version)).unwrap_err().to_string();
+        assert!(error(tree::CHANNEL, "1.1.0").ends_with("channel test has nothing newer than 1.1.0"));
+        assert!(error("stable", "1.0.0").contains("channels/stable/os-x86_64.json"));
+        assert!(error(tree::CHANNEL, "one").contains("the image's version"));
+        let path = tree.path().join("channels/test/os-x86_64.json");
+        fs::write_atomic(&path, &fs::read(&directory.path().join(update::RELEASE_FILE), 1 << 20).unwrap()).unwrap();
+        assert!(error(tree::CHANNEL, "1.0.0").contains("not a channel"));
+    }
+
+    #[test]
+    fn the_node_gets_the_source_beside_what_the_user_says() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("node.yaml");
+        let source = serve(directory.path(), "test", &id("1.0.0")).unwrap();
+        let told = |config: Option<&Path>| seed(config, Some((&source, (directory.path(), "test"))));
+        fs::write_atomic(&config, b"hostname: a\n").unwrap();
+        let text = told(Some(&config)).unwrap().unwrap().user_data;
+        let document = ksos_formats::config::parse_document(&text).unwrap().document;
+        assert_eq!(document.hostname.as_deref(), Some("a"));
+        assert_eq!(document.updates.source, Some(format!("http://10.0.2.2:{}", source.server.port())));
+        assert_eq!((document.updates.automatic, document.updates.windows), (Some(true), Some(Vec::new())));
+        fs::write_atomic(&config, b"updates: {automatic: false}\n").unwrap();
+        let error = told(Some(&config)).unwrap_err().to_string();
+        assert_eq!(error, "--update sets `updates`, which the configuration has already");
+        assert_eq!(seed(None, None).unwrap(), None);
+    }
 }

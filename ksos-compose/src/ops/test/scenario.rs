@@ -137,8 +137,7 @@ pub(super) fn run(lab: &mut dyn Lab, expected: &Expected, limit: Duration, note:
     };
     let mut cases = Vec::new();
     for (group, steps) in groups {
-        let mut add = |name, verdict, time, detail| {
-            let case = Case { group, name, verdict, time, detail };
+        let mut add = |case: Case| {
             note(&case);
             cases.push(case);
         };
@@ -154,21 +153,23 @@ fn run_group(
     steps: Steps,
     expected: &Expected,
     limit: Duration,
-    add: &mut dyn FnMut(&'static str, Verdict, Duration, String),
+    add: &mut dyn FnMut(Case),
 ) {
     let mut state = State { version: expected.version.clone(), slot: None, served: Served::default() };
     let mut machine: Option<Box<dyn Machine>> = None;
     let mut failed = false;
+    let case =
+        |name, verdict| Case { group, name, verdict, time: Duration::ZERO, detail: String::new(), fetched_bytes: None };
     for (index, (name, step)) in steps.iter().enumerate() {
         if failed {
-            add(name, Verdict::Skipped, Duration::ZERO, String::new());
+            add(case(name, Verdict::Skipped));
             continue;
         }
         let disk = if index == 0 { Disk::New } else { Disk::Kept };
         let mut running = match machine.take().map_or_else(|| lab.start(group, disk), Ok) {
             Ok(running) => running,
             Err(reason) => {
-                add(name, Verdict::Failed { reason }, Duration::ZERO, String::new());
+                add(case(name, Verdict::Failed { reason }));
                 failed = true;
                 continue;
             }
@@ -179,8 +180,10 @@ fn run_group(
         let time = running.clock().saturating_sub(start);
         failed = result.is_err();
         match result {
-            Ok(detail) => add(name, Verdict::Passed, time, detail),
-            Err(reason) => add(name, Verdict::Failed { reason }, time, String::new()),
+            Ok(Done { detail, fetched_bytes }) => {
+                add(Case { time, detail, fetched_bytes, ..case(name, Verdict::Passed) });
+            }
+            Err(reason) => add(Case { time, ..case(name, Verdict::Failed { reason }) }),
         }
         // After the power is off, the next step starts a machine on the same disk.
         machine = Some(running).filter(|_| *step != Step::PowerOff);
@@ -207,8 +210,21 @@ struct Run<'a> {
     tail: VecDeque<String>,
 }
 
-/// What a step says in the end: what was measured, or what was seen instead.
-type StepResult = Result<String, String>;
+/// What a step says when it went as it should.
+#[derive(Debug, Default)]
+struct Done {
+    detail: String,
+    fetched_bytes: Option<u64>,
+}
+
+impl From<String> for Done {
+    fn from(detail: String) -> Self {
+        Done { detail, fetched_bytes: None }
+    }
+}
+
+/// What a step says in the end: what was seen, or what was seen instead.
+type StepResult = Result<Done, String>;
 
 impl Run<'_> {
     fn step(&mut self, step: Step) -> StepResult {
@@ -310,7 +326,7 @@ impl Run<'_> {
         }
         self.state.slot = Some(slot.clone());
         self.state.served = self.machine.served();
-        Ok(format!("version {version}, slot {slot}"))
+        Ok(format!("version {version}, slot {slot}").into())
     }
 
     fn healthy(&mut self) -> StepResult {
@@ -323,7 +339,7 @@ impl Run<'_> {
             let metrics = Metrics(&page);
             let fits = metrics.info("version") == Some(&run.state.version)
                 && metrics.info("slot") == run.state.slot.as_deref();
-            let found = (fits && metrics.is_healthy()).then(|| Ok(String::new()));
+            let found = (fits && metrics.is_healthy()).then(|| Ok(Done::default()));
             last = Some(if fits { metrics.complaints().join("; ") } else { "another version or slot runs".to_owned() });
             found
         });
@@ -336,7 +352,7 @@ impl Run<'_> {
         let start = self.machine.clock();
         loop {
             match self.machine.next(PAUSE)? {
-                Sight::Ended { status: Some(0), .. } => return Ok(String::new()),
+                Sight::Ended { status: Some(0), .. } => return Ok(Done::default()),
                 Sight::Ended { status, message } => return Err(format!("QEMU ended with {status:?}: {message}")),
                 Sight::Event(event) => self.remember(&event)?,
                 Sight::Quiet => {}
@@ -369,8 +385,9 @@ impl Run<'_> {
         self.state.version = update.version;
         self.settle(&fields)?;
         let fetched = self.state.served.chunk_bytes - before.chunk_bytes;
-        let (fetched, all) = (progress::size(fetched), progress::size(update.chunks));
-        Ok(format!("version {}, slot {slot}; fetched {fetched} of {all}", self.state.version))
+        let (part, all) = (progress::size(fetched), progress::size(update.chunks));
+        let detail = format!("version {}, slot {slot}; fetched {part} of {all}", self.state.version);
+        Ok(Done { detail, fetched_bytes: Some(fetched) })
     }
 
     fn commit(&mut self) -> StepResult {
@@ -382,7 +399,7 @@ impl Run<'_> {
             let metrics = Metrics(&page);
             let kept = metrics.value("kubesolo_os_boot_success") == Some(1.0);
             let runs = metrics.info("slot") == run.state.slot.as_deref();
-            (kept && runs).then(|| Ok(String::new()))
+            (kept && runs).then(|| Ok(Done::default()))
         })
     }
 
@@ -390,7 +407,7 @@ impl Run<'_> {
         let other = self.other_slot();
         self.wait("the restart with the update", |_, event| booting(event).map(Ok)).and_then(|slot| {
             match slot == other {
-                true => Ok(format!("slot {other}")),
+                true => Ok(format!("slot {other}").into()),
                 false => Err(self.with_tail(&format!("slot {slot} was booted instead of {other}"))),
             }
         })
@@ -413,7 +430,7 @@ impl Run<'_> {
             })?;
             self.machine.reset()?;
         }
-        Ok(format!("{MAX_TRIES} resets"))
+        Ok(format!("{MAX_TRIES} resets").into())
     }
 
     fn fall_back(&mut self) -> StepResult {
@@ -438,7 +455,7 @@ impl Run<'_> {
             }
             (looks(run) >= LOOKS).then_some(Ok(()))
         })?;
-        Ok(format!("looked {} times", looks(self)))
+        Ok(format!("looked {} times", looks(self)).into())
     }
 }
 
@@ -450,11 +467,12 @@ fn ready(event: Option<&Event>) -> Option<Vec<(String, String)>> {
     }
 }
 
-/// Returns the slot that the boot loader says it boots. Its lines may come twice, with terminal control between.
+/// Returns the slot that the boot loader says it boots. With two terminals on one serial port, everything that it says comes
+/// twice in one line.
 fn booting(event: Option<&Event>) -> Option<String> {
     let Some(Event::Line(line)) = event else { return None };
     let slot = line.split_once("ksos: booting slot ")?.1;
-    Some(slot.chars().take_while(char::is_ascii_alphanumeric).collect())
+    Some(slot.chars().take(1).collect())
 }
 
 fn field(fields: &[(String, String)], name: &str) -> String {

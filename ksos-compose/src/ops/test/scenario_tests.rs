@@ -128,7 +128,7 @@ impl Lab for Scripts {
 const READY_1A: Act = Act::Say("ksos: ready name=os version=1.0.0 arch=x86_64 slot=a");
 const READY_2B: Act = Act::Say("ksos: ready name=os version=2.0.0 arch=x86_64 slot=b");
 const BOOT_A: Act = Act::Say("\u{1b}[1;1Hksos: booting slot a");
-const BOOT_B: Act = Act::Say("\u{1b}[1;1Hksos: booting slot b");
+const BOOT_B: Act = Act::Say("\u{1b}[1;1Hksos: booting slot bksos: booting slot b");
 const STAGE: Act = Act::Say("ksos: stage 10 modules: ok 5 ms");
 const HEALTHY_1A: Act = Act::Metrics(
     "kubesolo_os_info{version=\"1.0.0\",slot=\"a\"} 1\nkubesolo_os_boot_success 1\nkubesolo_os_health{verdict=\"healthy\"} 1\n",
@@ -242,6 +242,7 @@ fn an_update_is_installed_kept_and_rolled_back() {
     let (cases, world) = run_scripts(true, vec![good_update(), again, good_rollback()]);
     assert_eq!(verdicts(&cases), ["passed"; 13], "{cases:#?}");
     assert_eq!(cases[2].detail, "version 2.0.0, slot b; fetched 1.0 MiB of 2.0 MiB");
+    assert_eq!(cases[2].fetched_bytes, Some(1 << 20));
     assert_eq!(cases[9].detail, "3 resets");
     assert_eq!(world.borrow().resets, 3);
     assert_eq!(world.borrow().starts, [("update", Disk::New), ("update", Disk::Kept), ("rollback", Disk::New)]);

@@ -4,7 +4,6 @@
 //! GET and HEAD of regular files below the tree, with one range (RFC 9110, section 14). QEMU's user network leads the
 //! guest's 10.0.2.2 here. Nothing outside of the tree is served, no hidden file, and nothing through a symbolic link
 //! out of it.
-#![expect(clippy::disallowed_methods, reason = "a server for one guest")]
 
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -269,6 +268,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "makes a tree, and what is beside it")]
     fn it_serves_the_tree_and_counts() {
         let directory = tempfile::tempdir().expect("a directory");
         let tree = directory.path().join("tree");
