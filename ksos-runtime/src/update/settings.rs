@@ -14,8 +14,8 @@ use serde::Deserialize;
 use super::error::{Refusal, UpdateError};
 use super::source::SourceSettings;
 use super::store;
-use crate::init::status;
 use crate::config::zone_file;
+use crate::init::status;
 use crate::sys::Sys;
 
 /// Certificate authorities: the image's with those of the site, and both places for nodes that have only one.
