@@ -189,7 +189,7 @@ impl Bench {
             Ok(setup) => setup,
             Err(error) => {
                 assert!(std::env::var("KSOS_REQUIRE_TOOLS").as_deref() != Ok("1"), "{error}");
-                println!("skipped: {error}");
+                eprintln!("skipped: {error}");
                 return None;
             }
         };
@@ -276,7 +276,7 @@ impl Bench {
         for path in [Some(disk), twin].into_iter().flatten() {
             std::fs::remove_file(path).expect("removed");
         }
-        println!("{} ({} s)", case.name, started.elapsed().as_secs());
+        eprintln!("{} ({} s)", case.name, started.elapsed().as_secs());
         self.done.fetch_add(1, Ordering::Relaxed);
         result.map_err(|error| format!("{}: {error}\n{outcome}\n{serial}", case.name))
     }

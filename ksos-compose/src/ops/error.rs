@@ -128,7 +128,7 @@ pub enum OpError {
     Registry(#[from] RegistryError),
     /// A document cannot be signed, published or believed.
     #[error(transparent)]
-    Publish(#[from] super::publish::PublishError),
+    Publish(Box<super::publish::PublishError>),
     /// Something could not be fetched to be verified.
     #[error(transparent)]
     Artifact(#[from] FetchError),
@@ -467,5 +467,11 @@ impl OpError {
             }
             _ => Vec::new(),
         }
+    }
+}
+
+impl From<super::publish::PublishError> for OpError {
+    fn from(error: super::publish::PublishError) -> Self {
+        OpError::Publish(Box::new(error))
     }
 }

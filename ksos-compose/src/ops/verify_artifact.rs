@@ -57,7 +57,7 @@ impl Findings {
 /// Whether `text` names something published, rather than a manifest to build from.
 pub fn is_artifact(text: &str) -> bool {
     let is_url = text.contains("://");
-    is_url || !Path::new(text).extension().is_some_and(|extension| extension == "toml")
+    is_url || Path::new(text).extension().is_none_or(|extension| extension != "toml")
 }
 
 /// What is trusted.

@@ -122,6 +122,7 @@ fn a_broken_connection_costs_what_was_on_its_way() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "the disk under test reads a file as it is")]
 fn a_damaged_copy_in_the_running_slot_is_fetched_instead() {
     let world = World::new();
     let made = make("2.0.0", image(2, 2 << 20));

@@ -140,7 +140,7 @@ pub fn restore(index: &ChunkIndex, chunks: &File, slot: &mut File) -> Result<(),
 /// # Errors
 /// [`Error::Chunk`], [`Error::Digest`].
 pub fn slot_digest(index: &ChunkIndex, chunks: &File) -> Result<Digest, Error> {
-    const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
     let mut hasher = Hasher::new();
     for entry in index.entries() {
         if !entry.is_zeros() {

@@ -85,7 +85,7 @@ pub enum PublishError {
         /// The channel.
         place: String,
         /// The cause.
-        source: ChannelError,
+        source: Box<ChannelError>,
     },
     /// What is there differs from what would be put there.
     #[error("{place} is there already, with other content ({found}, not {expected})")]
@@ -395,7 +395,7 @@ impl Group<'_> {
                 Some((verified.into_value(), envelope, is_current))
             }
         };
-        let failed = |source| PublishError::Channel { place: place.clone(), source };
+        let failed = |source| PublishError::Channel { place: place.clone(), source: Box::new(source) };
         let next = channel::next(
             existing.as_ref().map(|(channel, _, is_current)| (channel, *is_current)),
             (request.channel, &self.name, self.arch),
