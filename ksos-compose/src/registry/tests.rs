@@ -223,12 +223,13 @@ fn an_upload_that_is_forgotten_or_wrong_begins_again() {
 
 #[test]
 fn a_busy_registry_is_asked_again_and_a_firm_no_is_told() {
-    let count = AtomicUsize::new(0);
+    let asked = std::sync::Mutex::new(std::collections::BTreeSet::new());
     let fake = Fake::new(
         true,
-        Box::new(move |_, stream, _| {
-            // Every other request.
-            let is_busy = count.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
+        Box::new(move |seen, stream, _| {
+            // Each kind of request when it comes for the first time; several come side by side, each upload with a name.
+            let kind = seen.line.split("uploads/").next().unwrap().to_owned();
+            let is_busy = asked.lock().unwrap().insert(kind);
             if is_busy {
                 reply(stream, 429, &["Retry-After: 0"], b"");
             }
