@@ -121,3 +121,39 @@ fn copy(from: &Path, to: &Path) {
         std::fs::copy(from, to).expect("a file can be copied");
     }
 }
+
+/// A program for x86_64 that prints `text` and ends: write(1, text), exit(0).
+pub fn program(text: &str) -> Vec<u8> {
+    const START: u64 = 0x40_0000;
+    const HEADERS: u64 = 64 + 56;
+    let mut code = vec![0xb8, 1, 0, 0, 0, 0xbf, 1, 0, 0, 0, 0x48, 0x8d, 0x35, 16, 0, 0, 0, 0xba];
+    code.extend((text.len() as u32).to_le_bytes());
+    code.extend([0x0f, 0x05, 0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05]);
+    code.extend(text.as_bytes());
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(16, 0);
+    // ELF-64 object file format: executable, x86-64, version 1.
+    for (value, size) in [
+        (2, 2),
+        (62, 2),
+        (1, 4),
+        (START + HEADERS, 8),
+        (64, 8),
+        (0, 8),
+        (0, 4),
+        (64, 2),
+        (56, 2),
+        (1, 2),
+        (64, 2),
+        (0, 2),
+        (0, 2),
+    ] {
+        elf.extend(&u64::to_le_bytes(value)[..size]);
+    }
+    let length = HEADERS + code.len() as u64;
+    for (value, size) in [(1, 4), (5, 4), (0, 8), (START, 8), (START, 8), (length, 8), (length, 8), (4096, 8)] {
+        elf.extend(&u64::to_le_bytes(value)[..size]);
+    }
+    elf.extend(code);
+    elf
+}

@@ -142,7 +142,7 @@ pub(super) const CERTIFICATES: Form = form(
 /// Where releases come from. Its messages do not show what was found: it may have a password in it.
 pub(super) const UPDATE_SOURCE: Form = form(
     "https://HOST/PATH, http://HOST/PATH or oci://HOST/REPOSITORY, without user name, query and fragment",
-    Some(r"^(https?|oci)://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~!$&'()*+,;=:%/-]*)?$"),
+    Some(r"^(https?|oci(\+http)?)://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~!$&'()*+,;=:%/-]*)?$"),
     is_update_source,
 );
 /// A name of a channel.
@@ -274,7 +274,7 @@ fn is_update_source(text: &str) -> bool {
     let fits = is_authority(authority, false) && path.bytes().all(plain) && !traverses;
     match scheme {
         "http" | "https" => fits,
-        "oci" => fits && is_repository(path),
+        "oci" | "oci+http" => fits && is_repository(path),
         _ => false,
     }
 }

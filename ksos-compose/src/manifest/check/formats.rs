@@ -288,7 +288,7 @@ fn url(text: &str) -> Result<(), Wrong> {
 /// Where releases come from: a directory that HTTP serves, or a repository of an OCI registry without a tag.
 fn update_source(text: &str) -> Result<(), Wrong> {
     let expected = "https://HOST/PATH, http://HOST/PATH or oci://HOST/REPOSITORY";
-    let Some(repository) = text.strip_prefix("oci://") else {
+    let Some(repository) = text.strip_prefix("oci://").or_else(|| text.strip_prefix("oci+http://")) else {
         require(text.starts_with("https://") || text.starts_with("http://"), expected)?;
         require(!text.contains('?'), "an address without a query")?;
         return url(text);

@@ -55,7 +55,7 @@ texts! {
     TimeOfDay: "ksos-time-of-day", Some("^[0-9]{1,2}:[0-9]{2}$");
     TimeZone: "ksos-time-zone", None;
     UpdateName: "ksos-update-name", Some("^[a-z0-9][a-z0-9-]*$");
-    UpdateSource: "ksos-update-source", Some("^(https?|oci)://");
+    UpdateSource: "ksos-update-source", Some("^(https?|oci([+]http)?)://");
     Url: "ksos-url", Some("^https?://");
     UrlTemplate: "ksos-url-template", Some("^https?://");
     Version: "ksos-version", Some("^[A-Za-z0-9][A-Za-z0-9.+~_-]*$");

@@ -86,6 +86,7 @@ fn sources_proxies_and_rates_are_checked() {
         "http://10.0.2.2:8080/a/b",
         "https://[2001:db8::1]:8443/x",
         "oci://registry.example:5000/site/kubesolo-os",
+        "oci+http://registry.lan:5000/os",
         "oci://127.0.0.1:5000/os",
     ] {
         assert!(source(text), "{text}");

@@ -1,0 +1,179 @@
+//! Versions that are bad, on a node that takes them from a registry: one whose kernel panics, one whose PID 1 hangs, one
+//! that is never healthy. Each is installed, tried three times and left; it is not taken again. Then a good one, and the
+//! way back that an operator asks for.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use ksos_tests::{compose, program, repository, run, stand_in};
+use serde_json::Value;
+
+use crate::guest::{Guest, READY, free_port};
+
+/// Longest time for an installation and three tries. TCG on two busy processors is slow.
+const TRIES: Duration = Duration::from_secs(2400);
+
+struct Lab {
+    directory: tempfile::TempDir,
+    registry: Child,
+    port: u16,
+    public_key: String,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let port = free_port();
+        let configuration = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {:?}}}\nhttp: {{addr: \"127.0.0.1:{port}\"}}\n",
+            directory.path().join("registry")
+        );
+        let path = directory.path().join("registry.yml");
+        fs::write(&path, configuration).expect("written");
+        let mut command = Command::new("docker-registry");
+        command.arg("serve").arg(path).stdout(Stdio::null()).stderr(Stdio::null());
+        let registry = command.spawn().expect("docker-registry is installed");
+        let key = directory.path().join("ssh-key");
+        run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key)).expect_code(0);
+        let public_key = fs::read_to_string(key.with_extension("pub")).expect("made").trim().to_owned();
+        fs::copy(stand_in(), directory.path().join("kubesolo")).expect("copied");
+        Lab { directory, registry, port, public_key }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Builds `version`; returns the paths that the build lists, by format.
+    fn build(&self, version: &str, manifest: &str, components: &[(&str, &Path)]) -> impl Fn(&str) -> PathBuf + use<> {
+        let fixtures = repository().join("tests/fixtures");
+        let path = self.path(&format!("node-{version}.toml"));
+        let text = format!(
+            "extends = [{:?}]\n[image]\nversion = {version:?}\n[update]\nkeys = [{:?}]\nautomatic = false\nhold = \"5s\"\n{manifest}",
+            fixtures.join("boot/node.toml"),
+            fixtures.join("keys/test-only-update.pub"),
+        );
+        fs::write(&path, text).expect("written");
+        fs::copy(fixtures.join("boot/node.lock"), path.with_extension("lock")).expect("copied");
+        let mut command = compose(&repository());
+        command.arg("build").arg(&path).args(["--json", "--out"]).arg(self.path(version));
+        command.arg("--sign-key").arg(key());
+        let kubesolo = self.path("kubesolo");
+        let runtime = std::env::var_os("KSOS_RUNTIME").map(PathBuf::from);
+        let usual = [("kubesolo", Some(&kubesolo)), ("runtime", runtime.as_ref())];
+        let usual = usual.into_iter().filter_map(|(name, path)| Some((name, path?.as_path())));
+        let usual = usual.filter(|(name, _)| !components.iter().any(|(other, _)| other == name));
+        for (name, path) in usual.chain(components.iter().copied()) {
+            command.arg("--component").arg(format!("{name}={}", path.display()));
+        }
+        let outcome = run(&mut command).expect_code(0);
+        let listed: Value = serde_json::from_str(&outcome.stdout).expect("--json prints JSON");
+        move |format| {
+            let artifacts = listed["artifacts"].as_array().expect("a list");
+            let found = artifacts.iter().find(|artifact| artifact["format"] == format);
+            PathBuf::from(found.and_then(|artifact| artifact["path"].as_str()).expect("an artifact of this format"))
+        }
+    }
+
+    fn push(&self, release: &Path) {
+        let mut command = compose(&repository());
+        command.arg("push").arg(release).arg(format!("oci://127.0.0.1:{}/os", self.port));
+        command.args(["--channel", "stable", "--key"]).arg(key());
+        run(&mut command).expect_code(0);
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = self.registry.kill();
+        let _ = self.registry.wait();
+    }
+}
+
+fn key() -> PathBuf {
+    repository().join("tests/fixtures/keys/test-only-update.key")
+}
+
+/// Asks the node until `is` holds for its status.
+#[track_caller]
+fn wait_for_status(guest: &Guest, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + TRIES;
+    loop {
+        let outcome = guest.ssh("kubesolo-update status --json");
+        let status = serde_json::from_str::<Value>(&outcome.stdout).unwrap_or_default();
+        if is(&status) {
+            return status;
+        }
+        assert!(Instant::now() < deadline, "{what}: {status:#}\n{}", guest.console());
+        std::thread::sleep(Duration::from_secs(2));
+    }
+}
+
+fn history(guest: &Guest) -> Vec<(String, String)> {
+    let entries: Value = serde_json::from_str(&guest.shell("kubesolo-update history --json")).expect("JSON");
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let entries = entries.as_array().expect("a list").iter();
+    entries.map(|entry| (text(&entry["version"]), text(&entry["result"]))).collect()
+}
+
+#[test]
+fn versions_that_panic_hang_or_are_never_healthy_are_left_by_the_node_itself() {
+    let lab = Lab::new();
+    let (panics, exits) = (lab.path("panics"), lab.path("exits"));
+    fs::write(&panics, program("\nthis version ends its PID 1\n")).expect("written");
+    fs::write(&exits, program("\nthis service ends\n")).expect("written");
+    let good = "gate = \"15m\"\n";
+    let image = lab.build("1.0.0", good, &[])("disk");
+    // Freezes the control group that PID 1 is in, so that nobody feeds the watchdog.
+    let hangs = "gate = \"15m\"\n[node]\nwatchdog = \"10s\"\n[services.hang]\nrestart = \"never\"\nready = { exited = true }\n\
+                 command = [\"/usr/bin/busybox\", \"sh\", \"-c\", \"echo 1 > /sys/fs/cgroup/ksos/init/cgroup.freeze\"]\n";
+    let bad = [
+        lab.build("1.1.0", good, &[("runtime", &panics)])("update"),
+        lab.build("1.2.0", hangs, &[])("update"),
+        lab.build("1.3.0", "gate = \"1m\"\n", &[("kubesolo", &exits)])("update"),
+    ];
+
+    let config = lab.path("site.yaml");
+    let text = format!(
+        "#cloud-config\nntp: {{enabled: false}}\nssh_authorized_keys: [{}]\nupdates: {{source: \"oci+http://10.0.2.2:{}/os\"}}\n",
+        lab.public_key, lab.port
+    );
+    fs::write(&config, text).expect("written");
+    let config = config.to_str().expect("UTF-8");
+    let arguments = ["--config", config, "--qemu-arg=-device", "--qemu-arg=i6300esb"].map(str::to_owned);
+    let mut guest = Guest::start(&image, &lab.path("ssh-key"), &arguments);
+    guest.wait_for(READY);
+
+    for (release, version) in bad.iter().zip(["1.1.0", "1.2.0", "1.3.0"]) {
+        lab.push(release);
+        wait_for_status(&guest, "the node is settled", |status| status["version"] == "1.0.0");
+        let tries = guest.console().matches("on trial").count();
+        guest.ssh("kubesolo-update apply --json");
+        let status = wait_for_status(&guest, version, |status| {
+            let quarantine = status["quarantine"].as_array();
+            let is_left = quarantine.is_some_and(|list| list.iter().any(|entry| entry["version"] == version));
+            status["version"] == "1.0.0" && is_left && status["boot"]["trial"].is_null()
+        });
+        assert_eq!(status["boot"]["confirmed"], serde_json::json!([true, false]), "{status:#}");
+        assert!(guest.console().matches("on trial").count() >= tries, "{}", guest.console());
+        let last = history(&guest).last().cloned();
+        assert_eq!(last, Some((version.to_owned(), "rolled-back".to_owned())), "{}", guest.console());
+        // The same version is offered still.
+        let again = guest.ssh("kubesolo-update apply --json");
+        let answer: Value = serde_json::from_str(&again.stdout).expect("JSON");
+        assert_ne!(answer["result"], "installed", "{answer:#}");
+    }
+    assert!(guest.console().contains("Kernel panic - not syncing: Attempted to kill init"), "{}", guest.console());
+
+    lab.push(&lab.build("1.4.0", good, &[])("update"));
+    guest.ssh("kubesolo-update apply --json");
+    let is_kept =
+        |version: &'static str| move |status: &Value| status["version"] == version && status["boot"]["trial"].is_null();
+    wait_for_status(&guest, "the good one is kept", is_kept("1.4.0"));
+    guest.ssh("kubesolo-update rollback --json");
+    let status = wait_for_status(&guest, "the node is back", is_kept("1.0.0"));
+    assert_eq!(status["quarantine"].as_array().map(Vec::len), Some(4), "{status:#}");
+    assert_eq!(status["floor"], "1.4.0", "{status:#}");
+}
