@@ -6,6 +6,7 @@
 mod documents;
 mod hostile;
 mod images;
+mod outputs;
 mod publish;
 mod registry;
 mod release;
