@@ -126,6 +126,9 @@ pub enum OpError {
     /// A registry cannot be asked or told.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Something cannot be pushed.
+    #[error(transparent)]
+    Push(Box<super::push::PushError>),
     /// A document cannot be signed, published or believed.
     #[error(transparent)]
     Publish(Box<super::publish::PublishError>),
@@ -408,9 +411,8 @@ impl OpError {
             | OpError::Http { .. } => Problem::Source,
             OpError::Sign(error) if error.is_external() => Problem::Source,
             OpError::Sign(_) => Problem::Manifest,
-            OpError::Registry(RegistryError::Place { .. } | RegistryError::Sign(_)) => Problem::Manifest,
-            OpError::Registry(RegistryError::Fs(_)) => Problem::Build,
-            OpError::Registry(_) => Problem::Source,
+            OpError::Registry(error) => error.problem(),
+            OpError::Push(error) => error.problem(),
             OpError::Publish(error) => error.problem(),
             OpError::Manifest(_)
             | OpError::Epoch { .. }
@@ -453,6 +455,7 @@ impl OpError {
             }
             OpError::Cargo { component, source } => vec![source.hint(component)],
             OpError::Publish(error) => error.hints(),
+            OpError::Push(error) => error.hints(),
             OpError::Indexes { components, .. } => {
                 let names = components.join(", ");
                 vec![
@@ -473,5 +476,11 @@ impl OpError {
 impl From<super::publish::PublishError> for OpError {
     fn from(error: super::publish::PublishError) -> Self {
         OpError::Publish(Box::new(error))
+    }
+}
+
+impl From<super::push::PushError> for OpError {
+    fn from(error: super::push::PushError) -> Self {
+        OpError::Push(Box::new(error))
     }
 }

@@ -1,15 +1,21 @@
 //! Registries (OCI distribution specification 1.1) as the place of artifacts: what is pushed there, and what is read back.
 //!
+//! - [`kind`]: what a file is as an artifact, by its name.
 //! - [`manifest`]: the document that names an artifact's blobs.
 //! - [`push`]: blobs, then the manifest by digest or tag: a pointer never leads to what is not there.
+//! - [`upload`]: one blob, however often it takes.
+//! - `referrers`: the list of what refers to a manifest, for registries that keep none.
 //! - [`signatures`]: what `cosign` signs and verifies of a manifest, in both of its forms.
 //!
 //! Credentials, proxies, certificates and retries are those of `source::oci` and `effects::net`. A tag is resolved once;
 //! whatever is read is compared with the digest that it was asked for by.
 
+pub mod kind;
 pub mod manifest;
 pub mod push;
+mod referrers;
 pub mod signatures;
+pub mod upload;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,6 +27,7 @@ use self::manifest::{INDEX, MANIFEST};
 use crate::cache;
 use crate::effects::fs::{self, FsError};
 use crate::effects::net::{Answered, Body, Downloader, Exchange, FetchError, Manner, Request, SendFailure, Verb};
+use crate::oci::document::{DOCKER_LIST, DOCKER_MANIFEST};
 use crate::oci::reference::{Reference, ReferenceError};
 use crate::source::oci::{Access, Action, Answering, Place, Registries};
 
@@ -63,9 +70,29 @@ pub enum RegistryError {
         /// What it says it has stored.
         found: String,
     },
+    /// A file is not any more what it was when its digest was taken.
+    #[error("{}: changed while it was pushed: its SHA-256 was {expected}", path.display())]
+    Changed {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Its digest before.
+        expected: Digest,
+    },
     /// A signature cannot be made.
     #[error(transparent)]
     Sign(#[from] signatures::CosignSignError),
+}
+
+impl RegistryError {
+    /// Returns where the failure belongs.
+    pub fn problem(&self) -> crate::ops::Problem {
+        use crate::ops::Problem;
+        match self {
+            RegistryError::Place { .. } | RegistryError::Sign(_) => Problem::Manifest,
+            RegistryError::Fs(_) | RegistryError::Changed { .. } => Problem::Build,
+            RegistryError::Fetch(_) | RegistryError::Document { .. } | RegistryError::Stored { .. } => Problem::Source,
+        }
+    }
 }
 
 /// A place in a registry, as the command line states it.
@@ -116,6 +143,7 @@ pub struct Registry<'a> {
     net: &'a Downloader,
     access: Arc<Access>,
     place: Place,
+    mounts: Vec<String>,
 }
 
 /// A manifest and its digest.
@@ -130,7 +158,13 @@ pub struct Found {
 impl<'a> Registry<'a> {
     /// Returns the repository at `place`.
     pub fn new(net: &'a Downloader, registries: &Registries, place: &Place, action: Action) -> Self {
-        Registry { net, access: registries.access(place, action), place: place.clone() }
+        Registry { net, access: registries.access(place, action), place: place.clone(), mounts: Vec::new() }
+    }
+
+    /// Returns the repository at `place` to push to; what is in the repositories `mounts` of the same registry need not be
+    /// sent.
+    pub fn with_mounts(net: &'a Downloader, registries: &Registries, place: &Place, mounts: Vec<String>) -> Self {
+        Registry { net, access: registries.access_with(place, &mounts), place: place.clone(), mounts }
     }
 
     /// Returns the repository for people: `HOST/REPOSITORY`.
@@ -172,7 +206,7 @@ impl<'a> Registry<'a> {
     /// [`RegistryError::Fetch`].
     pub fn digest_of(&self, tag: &str) -> Result<Option<Digest>, RegistryError> {
         let url = self.manifest_url(tag);
-        let accept = [("accept", format!("{MANIFEST}, {INDEX}"))];
+        let accept = [("accept", [MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST].join(", "))];
         let answered = self.send(&self.name(), &url, Verb::Head, &accept, Body::None, &[200, 404])?;
         Ok(answered.header("docker-content-digest").and_then(parse_digest).filter(|_| answered.status == 200))
     }
@@ -277,9 +311,21 @@ fn parse_digest(text: &str) -> Option<Digest> {
 /// # Errors
 /// [`FsError`].
 pub fn hash_file(path: &std::path::Path) -> Result<Blob, FsError> {
+    hash_part(path, 0, u64::MAX)
+}
+
+/// Returns the size and digest of a part of a file: at most `length` bytes from `offset` on.
+///
+/// # Errors
+/// [`FsError`].
+pub fn hash_part(path: &std::path::Path, offset: u64, length: u64) -> Result<Blob, FsError> {
+    use std::io::{Read as _, Seek as _};
+
     use crate::effects::fs::Context;
     let mut hasher = ksos_formats::digest::Hasher::new();
-    let mut reader = std::io::BufReader::with_capacity(1 << 20, fs::open(path)?);
+    let mut file = fs::open(path)?;
+    file.seek(std::io::SeekFrom::Start(offset)).context("seek in", path)?;
+    let mut reader = std::io::BufReader::with_capacity(1 << 20, file.take(length));
     let size = std::io::copy(&mut reader, &mut hasher).context("read", path)?;
     Ok(Blob { size, sha256: hasher.finish() })
 }
