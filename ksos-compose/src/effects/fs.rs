@@ -189,6 +189,22 @@ fn exchange(new: &Path, path: &Path) -> Result<(), FsError> {
     }
 }
 
+/// Makes the finished file `from` durable as `to`, on the same file system, with permission bits 0644. A crash leaves
+/// what was at `to`, or the new file.
+pub fn publish(from: &Path, to: &Path) -> Result<(), FsError> {
+    use std::os::unix::fs::PermissionsExt;
+    let file = open(from)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o644)).context("set mode of", from)?;
+    file.sync_all().context("sync", from)?;
+    std::fs::rename(from, to).context("rename to", to)?;
+    sync_parent(to)
+}
+
+/// Creates the file `path`, which must not exist, open for reading and writing.
+pub fn create_new(path: &Path) -> Result<File, FsError> {
+    File::options().read(true).write(true).create_new(true).open(path).context("create", path)
+}
+
 /// Removes the file or directory `path` and everything in it; that it is not there is no error.
 pub fn remove_tree(path: &Path) -> Result<(), FsError> {
     let removed = match symlink_metadata(path) {

@@ -3,9 +3,11 @@
 //!
 //! - `reference`: names, with short forms written out.
 //! - `document`: reads indexes, manifests and configurations, and distrusts them.
+//! - `artifact`: a file that is no image, as an artifact.
 //! - `layer`, `tar`: a tree as a layer; [`image`] makes an image of it, whose blobs are in the cache.
 //! - `layout`: the OCI layout in which the root file system carries all of its images.
 
+pub mod artifact;
 pub mod document;
 pub mod layer;
 pub mod layout;
