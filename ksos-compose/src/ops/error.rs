@@ -385,6 +385,15 @@ pub enum OpError {
     },
 }
 
+/// Returns where a failure at a registry belongs.
+pub fn of_registry(error: &RegistryError) -> Problem {
+    match error {
+        RegistryError::Place { .. } | RegistryError::Sign(_) => Problem::Manifest,
+        RegistryError::Fs(_) | RegistryError::Changed { .. } => Problem::Build,
+        RegistryError::Fetch(_) | RegistryError::Document { .. } | RegistryError::Stored { .. } => Problem::Source,
+    }
+}
+
 impl From<GraphError<OpError>> for OpError {
     fn from(error: GraphError<OpError>) -> Self {
         match error {
@@ -421,7 +430,7 @@ impl OpError {
             | OpError::Http { .. } => Problem::Source,
             OpError::Sign(error) if error.is_external() => Problem::Source,
             OpError::Sign(_) => Problem::Manifest,
-            OpError::Registry(error) => error.problem(),
+            OpError::Registry(error) => of_registry(error),
             OpError::Push(error) => error.problem(),
             OpError::Publish(error) => error.problem(),
             OpError::Manifest(_)

@@ -1,6 +1,6 @@
 //! Registries (OCI distribution specification 1.1) as the place of artifacts: what is pushed there, and what is read back.
 //!
-//! - [`kind`]: what a file is as an artifact, by its name.
+//! - [`name`]: what the name of a file says of it.
 //! - [`manifest`]: the document that names an artifact's blobs.
 //! - [`push`]: blobs, then the manifest by digest or tag: a pointer never leads to what is not there.
 //! - [`upload`]: one blob, however often it takes.
@@ -10,8 +10,8 @@
 //! Credentials, proxies, certificates and retries are those of `source::oci` and `effects::net`. A tag is resolved once;
 //! whatever is read is compared with the digest that it was asked for by.
 
-pub mod kind;
 pub mod manifest;
+pub mod name;
 pub mod push;
 mod referrers;
 pub mod signatures;
@@ -81,18 +81,6 @@ pub enum RegistryError {
     /// A signature cannot be made.
     #[error(transparent)]
     Sign(#[from] signatures::CosignSignError),
-}
-
-impl RegistryError {
-    /// Returns where the failure belongs.
-    pub fn problem(&self) -> crate::ops::Problem {
-        use crate::ops::Problem;
-        match self {
-            RegistryError::Place { .. } | RegistryError::Sign(_) => Problem::Manifest,
-            RegistryError::Fs(_) | RegistryError::Changed { .. } => Problem::Build,
-            RegistryError::Fetch(_) | RegistryError::Document { .. } | RegistryError::Stored { .. } => Problem::Source,
-        }
-    }
 }
 
 /// A place in a registry, as the command line states it.

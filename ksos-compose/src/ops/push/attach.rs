@@ -7,7 +7,7 @@ use super::PushError;
 use crate::effects::fs;
 use crate::registry::manifest::Descriptor;
 use crate::registry::push::{Artifact, Layer, push};
-use crate::registry::{Registry, kind};
+use crate::registry::{Registry, name};
 
 /// Largest file that is attached, in bytes.
 const LIMIT: u64 = 256 << 20;
@@ -53,8 +53,8 @@ impl Attachment {
     /// # Errors
     /// When the directory cannot be read.
     pub fn beside(artifact: &Path, suffix: &str) -> Result<Vec<Self>, PushError> {
-        let Some(name) = artifact.file_name().and_then(|name| name.to_str()) else { return Ok(Vec::new()) };
-        let stem = kind::stem(name);
+        let Some(file_name) = artifact.file_name().and_then(|name| name.to_str()) else { return Ok(Vec::new()) };
+        let stem = name::stem(file_name);
         let mut found = Vec::new();
         for (end, artifact_type, media_type) in BESIDE {
             let path = artifact.with_file_name(format!("{stem}{suffix}{end}"));

@@ -22,14 +22,16 @@ use ksos_formats::update::{Blob, RELEASE_FILE};
 use ksos_formats::{Arch, Digest};
 
 use self::attach::{Attached, Attachment, attach};
+use super::error::of_registry;
 use super::{Problem, Session};
 use crate::cache::CacheError;
 use crate::cache::stat::StatCache;
 use crate::effects::fs::{self, FsError};
+use crate::oci::artifact::{self, FILE_ARTIFACT};
 use crate::oci::document::Platform;
-use crate::registry::kind::{Kind, Named, RAW, RAW_ZSTD, stem};
-use crate::registry::manifest::{Descriptor, EMPTY, EMPTY_BYTES, INDEX, Index, MANIFEST};
-use crate::registry::push::{Artifact, Brought, Layer, push_blobs};
+use crate::registry::name::{Named, stem};
+use crate::registry::manifest::{Descriptor, EMPTY, EMPTY_BYTES, INDEX, Index, MANIFEST, TITLE};
+use crate::registry::push::{Brought, Layer, push_blobs};
 use crate::registry::signatures::{self, CosignSigner};
 use crate::registry::{Found, Registry, RegistryError};
 
@@ -81,7 +83,7 @@ impl PushError {
     pub fn problem(&self) -> Problem {
         match self {
             PushError::Kind { .. } | PushError::Layout { .. } | PushError::NoTag => Problem::Manifest,
-            PushError::Registry(error) => error.problem(),
+            PushError::Registry(error) => of_registry(error),
             PushError::Fs(_) | PushError::Cache(_) | PushError::Differs { .. } => Problem::Build,
         }
     }
@@ -269,7 +271,7 @@ fn bundle(session: &Session, stats: &StatCache, path: &Path, request: &Request<'
         let reason = "neither an OCI layout (it has no oci-layout) nor a release (it has no release.json)";
         return Err(PushError::Kind { path: path.to_owned(), reason });
     } else {
-        file(session, stats, path, request)?
+        file(session, stats, path, &guard, request)?
     };
     if !is_directory {
         bundle.guards.push(guard);
@@ -277,35 +279,37 @@ fn bundle(session: &Session, stats: &StatCache, path: &Path, request: &Request<'
     Ok(bundle)
 }
 
-/// Makes the artifact of one file.
-fn file(session: &Session, stats: &StatCache, path: &Path, request: &Request<'_>) -> Result<Bundle, PushError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let unknown = "no kind of image that is known by its name (.img, .img.zst, .img.gz, .img.xz, .raw, .raw.zst, .iso, \
-                   .qcow2, .vmdk, .vhd, .vhdx, .oci.tar; directories: OCI layouts, .update)";
-    let kind = Kind::of(&name).ok_or(PushError::Kind { path: path.to_owned(), reason: unknown })?;
-    let (sha256, size) = stats.digest(path)?;
-    let raw = Blob { size, sha256 };
-    let layer = if kind.media_type == RAW && request.compress {
-        let blob = compress::compressed(session, path, &raw)?;
-        let title = format!("{name}.zst");
-        let compressed = Blob { size: blob.size, sha256: blob.digest };
-        let mut layer = Layer::file(RAW_ZSTD, Some(&title), compressed, blob.path);
-        // What comes out, so that it can be compared.
-        layer.annotations.insert("io.kubesolo.os.raw.digest".to_owned(), format!("sha256:{sha256}"));
-        layer.annotations.insert("io.kubesolo.os.raw.size".to_owned(), size.to_string());
-        layer
-    } else {
-        Layer::file(kind.media_type, Some(&name), raw, path.to_owned())
-    };
+/// Makes the artifact of one file. A raw disk image is what it is when it is compressed, the same as if the build had
+/// written it so.
+fn file(
+    session: &Session,
+    stats: &StatCache,
+    path: &Path,
+    guard: &Guard,
+    request: &Request<'_>,
+) -> Result<Bundle, PushError> {
+    let mut name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if artifact::types(&name).0 == FILE_ARTIFACT {
+        let reason = "no kind of image that is known by its name (.img, .img.zst, .iso, .qcow2, .vmdk, .vhd, .oci.tar; \
+                      directories: OCI layouts, .update)";
+        return Err(PushError::Kind { path: path.to_owned(), reason });
+    }
     let named = Named::of(stem(&name));
-    let mut artifact = Artifact::new(kind.artifact_type, vec![layer]);
+    let (sha256, size) = stats.digest(path)?;
+    let (mut blob, mut place) = (Blob { size, sha256 }, path.to_owned());
+    if request.compress && name.ends_with(".img") {
+        let compressed = compress::compressed(session, path, &blob, guard)?;
+        (blob, place) = (Blob { size: compressed.size, sha256: compressed.digest }, compressed.path);
+        name += ".zst";
+    }
+    let mut artifact = artifact::of_file(&name, blob, place, None);
     artifact.annotations = named.annotations();
     artifact.annotations.extend(request.annotations.clone());
     let document = Document { bytes: artifact.manifest(), media_type: MANIFEST.to_owned() };
     let mut root = document.descriptor();
-    root.artifact_type = Some(kind.artifact_type.to_owned());
+    root.artifact_type.clone_from(&artifact.artifact_type);
     root.platform = named.arch.map(platform);
-    root.annotations.insert(crate::registry::manifest::TITLE.to_owned(), name);
+    root.annotations.insert(TITLE.to_owned(), name);
     let mut layers = artifact.layers;
     layers.push(Layer::bytes(EMPTY, None, EMPTY_BYTES));
     Ok(Bundle::new(path, root, vec![document], layers))

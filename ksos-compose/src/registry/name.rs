@@ -1,60 +1,21 @@
-//! What a file that a build wrote is as an artifact: told by its name, `NAME-VERSION-ARCH.EXTENSION`.
+//! What the name of a file that a build wrote says of it: `NAME-VERSION-ARCH.EXTENSION`.
 
 use std::collections::BTreeMap;
 
 use ksos_formats::Arch;
 use ksos_formats::update::{Version, is_name};
 
-/// `artifactType` of a disk image, in whatever format.
-pub const DISK_ARTIFACT: &str = "application/vnd.kubesolo.os.disk.v1";
-/// `artifactType` of a CD image.
-pub const ISO_ARTIFACT: &str = "application/vnd.kubesolo.os.iso.v1";
-/// Media type of a raw disk image.
-pub const RAW: &str = "application/vnd.kubesolo.os.disk.v1.raw";
-/// Media type of a raw disk image compressed with Zstandard.
-pub const RAW_ZSTD: &str = "application/vnd.kubesolo.os.disk.v1.raw+zstd";
-/// Annotation of the architecture: `x86_64` or `arm64`.
-pub const ARCHITECTURE: &str = "io.kubesolo.os.architecture";
+use crate::oci::artifact::ARCH_ANNOTATION;
 
-/// File name extension, `artifactType`, and media type of the layer.
-const KINDS: [(&str, &str, &str); 11] = [
-    (".img", DISK_ARTIFACT, RAW),
-    (".raw", DISK_ARTIFACT, RAW),
-    (".img.zst", DISK_ARTIFACT, RAW_ZSTD),
-    (".raw.zst", DISK_ARTIFACT, RAW_ZSTD),
-    (".img.gz", DISK_ARTIFACT, "application/vnd.kubesolo.os.disk.v1.raw+gzip"),
-    (".img.xz", DISK_ARTIFACT, "application/vnd.kubesolo.os.disk.v1.raw+xz"),
-    (".qcow2", DISK_ARTIFACT, "application/vnd.kubesolo.os.disk.v1.qcow2"),
-    (".vmdk", DISK_ARTIFACT, "application/vnd.kubesolo.os.disk.v1.vmdk"),
-    (".vhd", DISK_ARTIFACT, "application/vnd.kubesolo.os.disk.v1.vhd"),
-    (".vhdx", DISK_ARTIFACT, "application/vnd.kubesolo.os.disk.v1.vhdx"),
-    (".iso", ISO_ARTIFACT, "application/vnd.kubesolo.os.iso.v1.iso9660"),
+/// Ends of the names of artifacts.
+const EXTENSIONS: [&str; 12] = [
+    ".img", ".raw", ".img.zst", ".raw.zst", ".qcow2", ".vmdk", ".vhd", ".iso", ".oci.tar", ".tar", ".oci", ".update",
 ];
-/// Extensions of what is no single file, or is not pushed as one.
-const OTHERS: [&str; 4] = [".oci.tar", ".tar", ".oci", ".update"];
-
-/// What a file is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kind {
-    /// `artifactType` of its manifest.
-    pub artifact_type: &'static str,
-    /// Media type of the layer that it is.
-    pub media_type: &'static str,
-}
-
-impl Kind {
-    /// Tells it by the name of the file; none when that has no known extension.
-    pub fn of(file_name: &str) -> Option<Self> {
-        let (_, artifact_type, media_type) = KINDS.into_iter().find(|(extension, ..)| file_name.ends_with(extension))?;
-        Some(Kind { artifact_type, media_type })
-    }
-}
 
 /// Returns the name without what says the format: what the names of an artifact and of its documents begin with.
 pub fn stem(file_name: &str) -> &str {
-    let extensions = KINDS.iter().map(|(extension, ..)| *extension).chain(OTHERS);
-    // Of `.img.zst` and `.zst`, the longer.
-    let stems = extensions.filter_map(|extension| file_name.strip_suffix(extension));
+    let stems = EXTENSIONS.iter().filter_map(|extension| file_name.strip_suffix(extension));
+    // Of `.oci.tar` and `.tar`, the longer.
     stems.min_by_key(|stem| stem.len()).filter(|stem| !stem.is_empty()).unwrap_or(file_name)
 }
 
@@ -84,13 +45,13 @@ impl Named {
         }
     }
 
-    /// Returns what the manifest says of it ("Pre-Defined Annotation Keys", and the architecture).
+    /// Returns what the manifest says of it, as [`crate::oci::artifact::Identity::annotations`] does, as far as it is known.
     pub fn annotations(&self) -> BTreeMap<String, String> {
         let title = |key: &str| format!("org.opencontainers.image.{key}");
         let named = [
             (title("title"), self.name.clone()),
             (title("version"), self.version.as_ref().map(ToString::to_string)),
-            (ARCHITECTURE.to_owned(), self.arch.map(|arch| arch.name().to_owned())),
+            (ARCH_ANNOTATION.to_owned(), self.arch.map(|arch| arch.debian().to_owned())),
         ];
         named.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
     }
@@ -99,6 +60,7 @@ impl Named {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::artifact::Identity;
 
     #[test]
     fn names_are_taken_apart() {
@@ -117,8 +79,11 @@ mod tests {
             let text = |version: Option<Version>| version.map(|version| version.to_string()).unwrap_or_default();
             assert_eq!((named.name.unwrap_or_default().as_str(), text(named.version).as_str(), named.arch), (name, version, arch), "{file}");
         }
-        assert_eq!(Kind::of("a.img.zst").unwrap().media_type, RAW_ZSTD);
-        assert_eq!(Kind::of("a.iso").unwrap().artifact_type, ISO_ARTIFACT);
-        assert_eq!(Kind::of("a.txt"), None);
+    }
+
+    #[test]
+    fn annotations_are_those_of_the_layout_that_a_build_writes() {
+        let identity = Identity { name: "os".into(), version: "1.2.3+b".into(), arch: Arch::Arm64 };
+        assert_eq!(Named::of("os-1.2.3+b-arm64").annotations(), identity.annotations());
     }
 }
