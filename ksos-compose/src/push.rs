@@ -31,7 +31,7 @@ pub fn push(session: &Session, arguments: &PushArguments) -> Result<ExitCode, Op
     };
     let location = secured(location.clone(), text, arguments.plain_http)?;
     let (released, images): (Vec<PathBuf>, Vec<PathBuf>) = paths.into_iter().partition(|path| push::is_release(path));
-    check(&location, text, &images, arguments)?;
+    check(&location, text, (&images, &released), arguments)?;
     let open = |source| CosignSigner::open(source, releases::surroundings(&session.environment));
     let cosign: Vec<CosignSigner> =
         arguments.cosign_keys.iter().map(open).collect::<Result<_, _>>().map_err(RegistryError::from)?;
@@ -89,13 +89,21 @@ fn secured(mut location: Location, text: &str, plain: Option<PlainHttp>) -> Resu
 }
 
 /// Refuses what makes no sense together.
-fn check(location: &Location, text: &str, images: &[PathBuf], arguments: &PushArguments) -> Result<(), OpError> {
+fn check(
+    location: &Location,
+    text: &str,
+    (images, released): (&[PathBuf], &[PathBuf]),
+    arguments: &PushArguments,
+) -> Result<(), OpError> {
     let wrong = |reason: &str| RegistryError::Place { text: text.to_owned(), reason: reason.to_owned() };
     if location.digest.is_some() {
         return Err(wrong("digests are what they are; a tag says where").into());
     }
     if images.is_empty() && location.tag.is_some() {
         return Err(wrong("tags are given by what is pushed").into());
+    }
+    if !released.is_empty() && arguments.options.channel.is_none() {
+        return Err(PublishError::Usage("--channel says what leads to the releases").into());
     }
     if images.is_empty() && !arguments.attachments.is_empty() {
         return Err(PublishError::Usage("--attach is for images").into());

@@ -7,6 +7,7 @@ mod documents;
 mod hostile;
 mod images;
 mod publish;
+mod push;
 mod registry;
 mod release;
 

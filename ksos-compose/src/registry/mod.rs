@@ -70,8 +70,8 @@ pub enum RegistryError {
         /// What it says it has stored.
         found: String,
     },
-    /// A file is not any more what it was when its digest was taken.
-    #[error("{}: changed while it was pushed: its SHA-256 was {expected}", path.display())]
+    /// A file is not what its digest says.
+    #[error("{}: does not have SHA-256 {expected}: it is damaged, or changed while it was pushed", path.display())]
     Changed {
         /// The file.
         path: std::path::PathBuf,
