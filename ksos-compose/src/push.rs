@@ -37,11 +37,13 @@ pub fn push(session: &Session, arguments: &PushArguments) -> Result<ExitCode, Op
         arguments.cosign_keys.iter().map(open).collect::<Result<_, _>>().map_err(RegistryError::from)?;
     let net = downloader(session);
     let registries = Registries::new(|name| session.environment.variable(name).map(str::to_owned));
-    let registry = Registry::with_mounts(&net, &registries, &location.place, mounts(&location, &arguments.mounts)?);
+    let mounts = mounts(&location, &arguments.mounts)?;
     let mut pushed = None;
     if !images.is_empty() {
         let annotations: BTreeMap<String, String> = arguments.annotations.iter().cloned().collect();
         let request = Request {
+            place: &location.place,
+            mounts: &mounts,
             inputs: &images,
             tag: location.tag.as_deref(),
             replace: arguments.options.replace,
@@ -51,11 +53,12 @@ pub fn push(session: &Session, arguments: &PushArguments) -> Result<ExitCode, Op
             referrers: !arguments.no_referrers,
             cosign: &cosign,
         };
-        pushed = Some(push::push(session, &registry, &request)?);
+        pushed = Some(push::push(session, (&net, &registries), &request)?);
     }
     // Without images, a channel may be changed alone.
     let mut published = None;
     if !released.is_empty() || images.is_empty() {
+        let registry = Registry::with_mounts(&net, &registries, &location.place, mounts);
         let repository = Repository { registry: &registry, cosign: &cosign, referrers: !arguments.no_referrers };
         published = Some(releases::publish_with(session, &repository, &released, &arguments.options)?);
     }

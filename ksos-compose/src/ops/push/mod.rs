@@ -4,6 +4,7 @@
 //! ```text
 //! layout     OCI layouts: every document, and where every blob is
 //! compress   raw disk images, compressed for the way
+//! known      which repository of the registry has a blob
 //! attach     SBOM, provenance and other files that refer to what is pushed
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 pub mod attach;
 mod compress;
+mod known;
 mod layout;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +29,7 @@ use super::{Problem, Session};
 use crate::cache::CacheError;
 use crate::cache::stat::StatCache;
 use crate::effects::fs::{self, FsError};
+use crate::effects::net::Downloader;
 use crate::oci::artifact::{self, FILE_ARTIFACT};
 use crate::oci::document::Platform;
 use crate::registry::name::{Named, stem};
@@ -34,6 +37,7 @@ use crate::registry::manifest::{Descriptor, EMPTY, EMPTY_BYTES, INDEX, Index, MA
 use crate::registry::push::{Brought, Layer, push_blobs};
 use crate::registry::signatures::{self, CosignSigner};
 use crate::registry::{Found, Registry, RegistryError};
+use crate::source::oci::{Place, Registries};
 
 /// Something cannot be pushed.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +106,10 @@ impl PushError {
 /// What to push.
 #[derive(Debug)]
 pub struct Request<'a> {
+    /// The repository.
+    pub place: &'a Place,
+    /// Other repositories of the registry to take blobs from.
+    pub mounts: &'a [String],
     /// Files, OCI layouts and archives.
     pub inputs: &'a [PathBuf],
     /// The tag; none: what follows from the names.
@@ -211,12 +219,21 @@ pub fn is_release(path: &Path) -> bool {
 ///
 /// # Errors
 /// [`PushError`]. What was sent until then stays, and the tag leads where it led.
-pub fn push(session: &Session, registry: &Registry<'_>, request: &Request<'_>) -> Result<Pushed, PushError> {
+pub fn push(
+    session: &Session,
+    (net, registries): (&Downloader, &Registries),
+    request: &Request<'_>,
+) -> Result<Pushed, PushError> {
     let stats = StatCache::open(&session.cache);
     let bundles = request.inputs.iter().map(|path| bundle(session, &stats, path, request)).collect::<Result<Vec<_>, _>>();
     // Lost digests are taken again.
     let _ = stats.save();
     let bundles = bundles?;
+    let layers: Vec<&Layer<'_>> = bundles.iter().flat_map(|bundle| &bundle.layers).collect();
+    let known = known::repositories(&session.cache, request.place, &layers);
+    let known = known.into_iter().filter(|repository| !request.mounts.contains(repository));
+    let mounts = request.mounts.iter().cloned().chain(known).collect();
+    let registry = &Registry::with_mounts(net, registries, request.place, mounts);
     let together = together(&bundles, request);
     let root = together.as_ref().map_or_else(|| bundles[0].root.clone(), Document::descriptor);
     let tag = match request.tag {
@@ -230,9 +247,11 @@ pub fn push(session: &Session, registry: &Registry<'_>, request: &Request<'_>) -
         return Err(PushError::Differs { place, found, expected: digest });
     }
     let unchanged = there == Some(digest);
-    let layers: Vec<&Layer<'_>> =
-        bundles.iter().filter(|_| !unchanged).flat_map(|bundle| &bundle.layers).collect();
-    let brought = push_blobs(registry, &layers)?;
+    let mut brought = Brought::default();
+    if !unchanged {
+        brought = push_blobs(registry, &layers)?;
+        known::record(&session.cache, request.place, &layers)?;
+    }
     for guard in bundles.iter().flat_map(|bundle| &bundle.guards) {
         check(guard, &bundles)?;
     }

@@ -160,7 +160,14 @@ impl Answering<'_> {
             let realm = parameter("realm").ok_or_else(|| {
                 self.access.denied(self.name, "it asks for a token and does not say whose".to_owned())
             })?;
-            return Ok((format!("Bearer {}", self.token(&realm, parameter("service").as_deref())?), true));
+            let service = parameter("service");
+            let others = &self.access.others;
+            let token = match self.token(&realm, service.as_deref(), others) {
+                // Some token servers give nothing when a part of what is asked for is not allowed.
+                Err(_) if !others.is_empty() => self.token(&realm, service.as_deref(), &[])?,
+                result => result?,
+            };
+            return Ok((format!("Bearer {token}"), true));
         }
         match (find("Basic"), self.access.credential(self.name)?) {
             (Some(_), Some(Credential::Password(user, password))) => Ok((basic_authorization(user, password), false)),
@@ -170,8 +177,8 @@ impl Answering<'_> {
     }
 
     /// Fetches a token that allows what is to be done in the repository, and no more.
-    fn token(&self, realm: &str, service: Option<&str>) -> Result<String, FetchError> {
-        let Access { place, action, others, .. } = self.access;
+    fn token(&self, realm: &str, service: Option<&str>, others: &[String]) -> Result<String, FetchError> {
+        let Access { place, action, .. } = self.access;
         // A password goes there: never less protected than the registry itself.
         let is_protected = realm.starts_with("https://") || (place.plain && realm.starts_with("http://"));
         if !is_protected {
