@@ -8,6 +8,7 @@ mod hostile;
 mod images;
 mod outputs;
 mod publish;
+mod push;
 mod registry;
 mod release;
 

@@ -126,6 +126,9 @@ pub enum OpError {
     /// A registry cannot be asked or told.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Something cannot be pushed.
+    #[error(transparent)]
+    Push(Box<super::push::PushError>),
     /// A document cannot be signed, published or believed.
     #[error(transparent)]
     Publish(Box<super::publish::PublishError>),
@@ -388,6 +391,15 @@ pub enum OpError {
     },
 }
 
+/// Returns where a failure at a registry belongs.
+pub fn of_registry(error: &RegistryError) -> Problem {
+    match error {
+        RegistryError::Place { .. } | RegistryError::Sign(_) => Problem::Manifest,
+        RegistryError::Fs(_) | RegistryError::Changed { .. } => Problem::Build,
+        RegistryError::Fetch(_) | RegistryError::Document { .. } | RegistryError::Stored { .. } => Problem::Source,
+    }
+}
+
 impl From<GraphError<OpError>> for OpError {
     fn from(error: GraphError<OpError>) -> Self {
         match error {
@@ -424,9 +436,8 @@ impl OpError {
             | OpError::Http { .. } => Problem::Source,
             OpError::Sign(error) if error.is_external() => Problem::Source,
             OpError::Sign(_) => Problem::Manifest,
-            OpError::Registry(RegistryError::Place { .. } | RegistryError::Sign(_)) => Problem::Manifest,
-            OpError::Registry(RegistryError::Fs(_)) => Problem::Build,
-            OpError::Registry(_) => Problem::Source,
+            OpError::Registry(error) => of_registry(error),
+            OpError::Push(error) => error.problem(),
             OpError::Publish(error) => error.problem(),
             OpError::Manifest(_)
             | OpError::Epoch { .. }
@@ -471,6 +482,7 @@ impl OpError {
             }
             OpError::Cargo { component, source } => vec![source.hint(component)],
             OpError::Publish(error) => error.hints(),
+            OpError::Push(error) => error.hints(),
             OpError::Indexes { components, .. } => {
                 let names = components.join(", ");
                 vec![
@@ -491,5 +503,11 @@ impl OpError {
 impl From<super::publish::PublishError> for OpError {
     fn from(error: super::publish::PublishError) -> Self {
         OpError::Publish(Box::new(error))
+    }
+}
+
+impl From<super::push::PushError> for OpError {
+    fn from(error: super::push::PushError) -> Self {
+        OpError::Push(Box::new(error))
     }
 }

@@ -9,6 +9,7 @@ pub mod diff;
 pub mod error;
 pub mod keys;
 pub mod publish;
+pub mod push;
 pub mod run;
 pub mod session;
 pub mod sign;
