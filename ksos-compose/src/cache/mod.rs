@@ -192,6 +192,19 @@ impl BlobWriter<'_> {
         self.size
     }
 
+    /// Puts the blob into the cache when what was written has this digest; otherwise nothing stays.
+    ///
+    /// # Errors
+    /// When it has another, or cannot be renamed.
+    pub fn commit_as(self, expected: &Digest) -> io::Result<()> {
+        let BlobWriter { cache, temporary, hasher, size } = self;
+        let digest = hasher.finish();
+        if digest != *expected {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has SHA-256 {digest}")));
+        }
+        cache.persist(temporary, digest, size).map(drop).map_err(io::Error::other)
+    }
+
     /// Puts the blob into the cache under the digest of what was written.
     ///
     /// # Errors

@@ -46,7 +46,7 @@ impl Execute for Joiner<'_> {
 
 fn run(cache: &Cache, steps: &[Step], last: &History, fresh: bool) -> (Execution, Vec<String>) {
     let joiner = Joiner { cache, ran: Mutex::default() };
-    let options = Options { jobs: 3, downloads: 1, fresh, dry_run: false };
+    let options = Options { jobs: 3, downloads: 1, fresh, dry_run: false, needed: Default::default() };
     let execution = execute(cache, steps, last, &joiner, &options).unwrap();
     let mut ran = joiner.ran.into_inner().unwrap();
     ran.sort();
@@ -105,7 +105,7 @@ fn a_failure_names_its_step_and_keeps_what_was_done() {
     let mut steps = diamond("l");
     steps[1].parameters.insert("fail".into(), String::new());
     let joiner = Joiner { cache: &cache, ran: Mutex::default() };
-    let options = Options { jobs: 1, downloads: 1, fresh: false, dry_run: false };
+    let options = Options { jobs: 1, downloads: 1, fresh: false, dry_run: false, needed: Default::default() };
     let Err(GraphError::Steps(failures)) = execute(&cache, &steps, &History::default(), &joiner, &options) else {
         panic!("the step must fail")
     };
@@ -120,7 +120,7 @@ fn a_dry_run_decides_and_runs_nothing() {
     let cache = Cache::open(directory.path()).unwrap();
     let (first, _) = run(&cache, &diamond("l"), &History::default(), false);
     let joiner = Joiner { cache: &cache, ran: Mutex::default() };
-    let options = Options { jobs: 2, downloads: 1, fresh: false, dry_run: true };
+    let options = Options { jobs: 2, downloads: 1, fresh: false, dry_run: true, needed: Default::default() };
     let dry = execute(&cache, &diamond("L"), &first.history, &joiner, &options).unwrap();
     assert!(joiner.ran.into_inner().unwrap().is_empty());
     let stale: Vec<_> = dry.decisions.iter().filter(|(_, reason)| reason.is_some()).map(|(name, _)| name).collect();
@@ -133,7 +133,8 @@ fn a_dry_run_ends_whatever_is_stale_and_however_many_workers_there_are() {
     let cache = Cache::open(directory.path()).unwrap();
     for round in 0..60 {
         let joiner = Joiner { cache: &cache, ran: Mutex::default() };
-        let options = Options { jobs: 1 + round % 3, downloads: 2, fresh: false, dry_run: true };
+        let options =
+            Options { jobs: 1 + round % 3, downloads: 2, fresh: false, dry_run: true, needed: Default::default() };
         let dry = execute(&cache, &diamond("new"), &History::default(), &joiner, &options).unwrap();
         assert_eq!(dry.decisions.len(), 4);
     }
@@ -151,7 +152,7 @@ fn a_step_that_panics_ends_the_run() {
     }
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::open(directory.path()).unwrap();
-    let options = Options { jobs: 3, downloads: 1, fresh: false, dry_run: false };
+    let options = Options { jobs: 3, downloads: 1, fresh: false, dry_run: false, needed: Default::default() };
     let _ = execute(&cache, &diamond("l"), &History::default(), &Panics, &options);
 }
 
@@ -160,7 +161,7 @@ fn a_plan_that_is_none_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::open(directory.path()).unwrap();
     let joiner = Joiner { cache: &cache, ran: Mutex::default() };
-    let options = Options { jobs: 2, downloads: 1, fresh: false, dry_run: false };
+    let options = Options { jobs: 2, downloads: 1, fresh: false, dry_run: false, needed: Default::default() };
     for steps in [
         vec![step("a", &[], &[]), step("a", &[], &[])],
         vec![step("a", &[], &[("x", output("b"))]), step("b", &[], &[("x", output("a"))])],

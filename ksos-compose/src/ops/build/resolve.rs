@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use ksos_formats::{Arch, Digest};
 
@@ -18,6 +19,7 @@ use crate::ops::{LockMode, OpError, Session, Target};
 use crate::plan::{
     self, Download, LocalTree, Package, Plan, Program, Resolved, ResolvedComponent, ResolvedImage, Trust,
 };
+use crate::remote::Remote;
 use crate::source::apt::{self, mirror};
 use crate::source::{cargo, http, oci};
 
@@ -51,6 +53,10 @@ pub struct Project {
     pub repositories: BTreeMap<String, apt::Repository>,
     /// Downloads.
     pub fetch: Downloader,
+    /// The remote cache, once it was asked for.
+    pub(super) remote: OnceLock<Option<Arc<Remote>>>,
+    /// Steps that did not run because of it.
+    pub(super) from_remote: OnceLock<Vec<String>>,
 }
 
 impl Project {
@@ -99,6 +105,8 @@ impl Project {
             required_options: Vec::new(),
             repositories,
             fetch: downloader(session, mode),
+            remote: OnceLock::new(),
+            from_remote: OnceLock::new(),
         })
     }
 
