@@ -251,7 +251,9 @@ impl Terminal {
                         outln!("  {step}: its input {name} would be made again")
                     }
                     Some(reason) => outln!("  {step}: {reason}"),
-                    None if all && explanation.remote.contains(step) => outln!("  {step}: from the remote cache"),
+                    None if all && explanation.remote.contains(step) => {
+                        outln!("  {step}: known, and brought when something needs it")
+                    }
                     None if all => outln!("  {step}: fresh"),
                     None => {}
                 }

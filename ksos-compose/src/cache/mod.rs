@@ -5,6 +5,7 @@
 //! ROOT/v1/actions/ab/KEY.json   what a step with this key gave: the digests of its outputs
 //! ROOT/v1/blocks/...            compressed SquashFS blocks
 //! ROOT/v1/partial/DIGEST        interrupted downloads
+//! ROOT/v1/cargo/...             toolchains and target directories of programs that are built from source
 //! ROOT/v1/stat/...              digests of overlay files by their stat data
 //! ROOT/v1/tmp/                  files being written
 //! ROOT/v1/lock                  held shared by every user, exclusively by garbage collection

@@ -67,7 +67,9 @@ pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct Remote {
     settings: Settings,
     cache: Arc<Cache>,
-    /// Reads.
+    /// Asks for records: not shown.
+    ask: Downloader,
+    /// Reads blobs.
     net: Downloader,
     /// Writes: shown as one task.
     upload: Downloader,
@@ -175,11 +177,13 @@ impl Remote {
             ..NetOptions::default()
         };
         let net = Downloader::new(cache.clone(), options.clone(), progress.clone());
+        let ask = Downloader::new(cache.clone(), options.clone(), Arc::new(Silent));
         let upload = Downloader::new(cache.clone(), NetOptions { retries: 3, ..options }, Arc::new(Silent));
         let writes = settings.mode == CacheMode::ReadWrite;
         let remote = Remote {
             settings,
             cache,
+            ask,
             net,
             upload,
             registries,
@@ -195,7 +199,7 @@ impl Remote {
             written: AtomicU64::new(0),
             unwritten: AtomicU64::new(0),
         };
-        remote.registry().digest_of(record::PROBE_TAG)?;
+        remote.registry(&remote.ask).digest_of(record::PROBE_TAG)?;
         Ok(Arc::new(remote))
     }
 
@@ -219,8 +223,8 @@ impl Remote {
         self.writing.is_on()
     }
 
-    fn registry(&self) -> Registry<'_> {
-        Registry::new(&self.net, &self.registries, &self.settings.place, Action::Pull)
+    fn registry<'a>(&'a self, net: &'a Downloader) -> Registry<'a> {
+        Registry::new(net, &self.registries, &self.settings.place, Action::Pull)
     }
 
     fn warn(&self, text: &str) {

@@ -13,7 +13,7 @@ use super::{Known, Remote, lock};
 use crate::cache::Blob;
 use crate::effects::net::FetchError;
 use crate::effects::{clock, fs};
-use crate::graph::{Description, Outputs};
+use crate::graph::{self, Description, Outputs};
 use crate::registry::RegistryError;
 
 /// The largest window of a compressed blob, as a power of two of bytes: what `zstd` takes without being told.
@@ -47,7 +47,7 @@ impl Remote {
         if let Some(earlier) = lock(&self.looked_up).get(&key) {
             return earlier.as_ref().map(|known| known.outputs.clone());
         }
-        let found = match self.registry().manifest(&record::tag(&key)) {
+        let found = match self.registry(&self.ask).manifest(&record::tag(&key)) {
             Ok(found) => found,
             Err(error) => {
                 self.failed(&self.reading, step, &error);
@@ -73,6 +73,7 @@ impl Remote {
         description: &Description,
         known: Option<Outputs>,
     ) -> Result<Known, RecordError> {
+        let is_new = known.is_none();
         let manifest = record::parse(bytes)?;
         let stored = record::stored(&manifest);
         let outputs = match known {
@@ -90,10 +91,14 @@ impl Remote {
         let lacks = |blob: &&Blob| {
             !stored.contains_key(&blob.digest) && self.cache.blob(&blob.digest, Some(blob.size)).is_none()
         };
-        match outputs.values().find(lacks) {
-            Some(blob) => Err(RecordError::Blob(blob.digest)),
-            None => Ok(Known { outputs, stored }),
+        if let Some(blob) = outputs.values().find(lacks) {
+            return Err(RecordError::Blob(blob.digest));
         }
+        if is_new {
+            // The next build needs nobody to tell it so. A record that cannot be written costs a question.
+            let _ = graph::record(&self.cache, &description.key(), &description.kind, &outputs);
+        }
+        Ok(Known { outputs, stored })
     }
 
     /// Brings the outputs of a step into the cache; `false` when they cannot be had.
@@ -170,7 +175,7 @@ impl Remote {
             let reason = format!("{} bytes are stored for {most}", stored.blob.size);
             return Err(BlobError::Content { digest: wanted.digest, reason });
         }
-        let fetched = self.registry().blob(&stored.blob)?;
+        let fetched = self.registry(&self.net).blob(&stored.blob)?;
         self.fetched.fetch_add(stored.blob.size, Ordering::Relaxed);
         if !stored.compressed {
             return Ok(());

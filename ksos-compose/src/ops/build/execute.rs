@@ -106,7 +106,7 @@ impl Execute for Executor<'_> {
     }
 
     fn has_elsewhere(&self) -> bool {
-        self.project.remote().is_some()
+        self.project.is_shared()
     }
 
     fn elsewhere(&self, step: &Step, description: &Description) -> Option<Outputs> {

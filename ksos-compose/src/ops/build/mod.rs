@@ -394,7 +394,8 @@ pub struct Explanation {
     pub arch: Arch,
     /// Step and reason; no reason for steps that would not run.
     pub steps: Vec<(String, Option<Reason>)>,
-    /// Of these, the steps that would not run because of the remote cache.
+    /// Of these, the steps that would not run because what they give is known: it is in the remote cache, or is not
+    /// needed.
     pub remote: BTreeSet<String>,
 }
 

@@ -22,24 +22,34 @@ use crate::remote::{Remote, RemoteUse, Settings, Surroundings, Upload};
 use crate::sign::{self, KeySource};
 use crate::source::oci::Registries;
 
-/// Opens the remote cache of a project. One that does not answer is told, and is none; so is one under `--offline`.
+/// The remote cache of a project that has one.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// It; none when it does not answer, or must not be asked. What a step gave is known from earlier builds then, and
+    /// made again only when something needs it.
+    remote: Option<Arc<Remote>>,
+}
+
+/// Opens the remote cache of a project, when it has one. One that does not answer is told; under `--offline` none is
+/// asked.
 ///
 /// # Errors
 /// When what is said of it cannot be used.
-pub fn open(session: &Session, project: &Project) -> Result<Option<Arc<Remote>>, OpError> {
-    let Some(settings) = settings(session, &project.manifest().cache)?.filter(|_| !project.offline) else {
-        return Ok(None);
-    };
+fn open(session: &Session, project: &Project) -> Result<Option<Shared>, OpError> {
+    let Some(settings) = settings(session, &project.manifest().cache)? else { return Ok(None) };
+    if project.offline {
+        return Ok(Some(Shared { remote: None }));
+    }
     let name = format!("{}/{}", settings.place.registry, settings.place.repository);
     match Remote::open(settings, surroundings(session)) {
         Ok(remote) => {
             remarks(&remote).for_each(|remark| session.reporter.note(&format!("remote cache {name}: {remark}")));
-            Ok(Some(remote))
+            Ok(Some(Shared { remote: Some(remote) }))
         }
         Err(error) => {
             let text = error.to_string().replace('\n', " ");
             session.reporter.note(&format!("warning: remote cache {name} is not used: {text}"));
-            Ok(None)
+            Ok(Some(Shared { remote: None }))
         }
     }
 }
@@ -220,7 +230,12 @@ fn decide(
 impl Project {
     /// Returns the remote cache, when there is one that answers.
     pub(super) fn remote(&self) -> Option<&Arc<Remote>> {
-        self.remote.get()?.as_ref()
+        self.remote.get()?.as_ref()?.remote.as_ref()
+    }
+
+    /// Whether outputs may be known without being here.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self.remote.get(), Some(Some(_)))
     }
 
     /// Opens the remote cache, unless that was done.
@@ -251,13 +266,18 @@ impl Executor<'_> {
 
     /// See [`graph::Execute::elsewhere`]. A download is known by the lock: it is asked for only when a step needs it.
     pub(super) fn known_elsewhere(&self, step: &Step, description: &Description) -> Option<Outputs> {
-        let remote = self.project.remote()?;
+        if !self.project.is_shared() {
+            return None;
+        }
         if let Some((digest, size)) = self.locked_download(step) {
             let blob = Blob { digest, size, path: self.cache.blob_path(&digest) };
             return Some([("blob".to_owned(), blob)].into());
         }
         let known = graph::known(self.cache, &description.key());
-        remote.look_up(&step.name, description, known)
+        match self.project.remote() {
+            Some(remote) => remote.look_up(&step.name, description, known),
+            None => known,
+        }
     }
 
     /// See [`graph::Execute::bring`].

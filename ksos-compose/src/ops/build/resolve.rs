@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 
 use ksos_formats::{Arch, Digest};
 
@@ -19,7 +19,6 @@ use crate::ops::{LockMode, OpError, Session, Target};
 use crate::plan::{
     self, Download, LocalTree, Package, Plan, Program, Resolved, ResolvedComponent, ResolvedImage, Trust,
 };
-use crate::remote::Remote;
 use crate::source::apt::{self, mirror};
 use crate::source::{cargo, http, oci};
 
@@ -54,7 +53,7 @@ pub struct Project {
     /// Downloads.
     pub fetch: Downloader,
     /// The remote cache, once it was asked for.
-    pub(super) remote: OnceLock<Option<Arc<Remote>>>,
+    pub(super) remote: OnceLock<Option<super::remote::Shared>>,
     /// Steps that did not run because of it.
     pub(super) from_remote: OnceLock<Vec<String>>,
 }
