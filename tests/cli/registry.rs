@@ -86,7 +86,7 @@ impl Registry {
     }
 
     /// Where the registry stores a blob.
-    fn blob(&self, digest: &str) -> PathBuf {
+    pub fn blob(&self, digest: &str) -> PathBuf {
         let hex = digest.trim_start_matches("sha256:");
         self.directory.path().join(format!("storage/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
     }
@@ -326,7 +326,7 @@ fn what_the_registry_damaged_or_lost_is_refused_and_named() {
 }
 
 /// A server between composer and registry. `fault` says of each request (by number, and its first line) what to do.
-fn between(
+pub fn between(
     registry: &str,
     fault: impl Fn(usize, &str) -> Fault + Send + Sync + 'static,
 ) -> (String, Arc<Mutex<Vec<String>>>) {
@@ -348,7 +348,7 @@ fn between(
     (address, seen)
 }
 
-enum Fault {
+pub enum Fault {
     None,
     /// This status line and headers instead of the registry's answer.
     Answer(&'static str),

@@ -241,7 +241,7 @@ impl Remote {
         if channel.fails(denied) {
             let verb = if std::ptr::eq(channel, &self.reading) { "read" } else { "written" };
             self.warn(&format!("{what}: {text}; nothing more is {verb}"));
-        } else {
+        } else if channel.is_on() {
             self.warn(&format!("{what}: {text}"));
         }
     }
