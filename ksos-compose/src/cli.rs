@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use ksos_formats::Arch;
 use ksos_formats::update::Version;
 
+use crate::manifest::CacheMode;
 use crate::manifest::types::{Duration, OutputFormat};
 use crate::ops::push::attach::Attachment;
 use crate::sign::KeySource;
@@ -34,7 +35,32 @@ pub struct Global {
     /// Print only errors and results.
     #[arg(long, short, global = true, help_heading = "Global options")]
     pub quiet: bool,
+    /// The cache that machines share.
+    #[command(flatten)]
+    pub remote: RemoteArguments,
 }
+
+/// The cache that machines share. What is not given here, `[cache]` in the manifest says.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RemoteArguments {
+    /// Take finished steps from oci://HOST/REPOSITORY; `none`: whatever the manifest says, from nowhere.
+    #[arg(long, global = true, env = "KSOS_REMOTE_CACHE", value_name = "PLACE", help_heading = REMOTE)]
+    pub remote_cache: Option<String>,
+    /// What to do with it: read, or read-write [default: read].
+    #[arg(long, global = true, env = "KSOS_REMOTE_CACHE_MODE", value_name = "MODE", help_heading = REMOTE)]
+    pub remote_cache_mode: Option<CacheMode>,
+    /// A public key (PEM) that must have signed what is believed of it, or a key set (JSON); of several keys, one.
+    #[arg(long = "remote-cache-key", global = true, env = "KSOS_REMOTE_CACHE_KEY", value_delimiter = ',',
+        value_name = "FILE", help_heading = REMOTE)]
+    pub remote_cache_keys: Vec<PathBuf>,
+    /// The private key that signs what is written to it: a file, env:NAME, or exec:COMMAND.
+    #[arg(long, global = true, env = "KSOS_CACHE_SIGN_KEY", hide_env_values = true, value_name = "KEY",
+        help_heading = REMOTE)]
+    pub cache_sign_key: Option<KeySource>,
+}
+
+/// Heading of the options about it.
+const REMOTE: &str = "Remote cache";
 
 /// Where locked sources may come from.
 #[derive(Debug, Clone, Copy, Default, Args)]
@@ -573,4 +599,22 @@ pub enum CacheCommand {
     },
     /// Hash everything again and remove what is damaged.
     Verify,
+    /// Write what the cache has of the manifests' builds to the remote cache.
+    Push {
+        /// Manifests.
+        #[command(flatten)]
+        selection: Selection,
+        /// Lock mode.
+        #[command(flatten)]
+        lock: LockOptions,
+    },
+    /// Bring what the manifests' builds would take from the remote cache into the cache.
+    Pull {
+        /// Manifests.
+        #[command(flatten)]
+        selection: Selection,
+        /// Lock mode.
+        #[command(flatten)]
+        lock: LockOptions,
+    },
 }

@@ -176,6 +176,12 @@ fn session(global: &Global, terminal: &Arc<Terminal>) -> Result<Session, OpError
         jobs: jobs(global),
         reporter: terminal.clone(),
         progress: terminal.progress(),
+        remote: ops::RemoteOptions {
+            remote: global.remote.remote_cache.clone(),
+            mode: global.remote.remote_cache_mode,
+            keys: global.remote.remote_cache_keys.clone(),
+            sign_key: global.remote.cache_sign_key.clone(),
+        },
     })
 }
 
@@ -306,6 +312,14 @@ fn run_cache(command: &CacheCommand, global: &Global, terminal: &Arc<Terminal>) 
         CacheCommand::Verify => {
             let report = ops::cache::verify(&directory, global.jobs.unwrap_or(2))?;
             return Ok(terminal.cache_verified(&report));
+        }
+        CacheCommand::Push { selection, lock } => {
+            let session = session(global, terminal)?;
+            terminal.cache_moved(&ops::build::push_cache(&session, &targets(selection)?, mode(*lock))?);
+        }
+        CacheCommand::Pull { selection, lock } => {
+            let session = session(global, terminal)?;
+            terminal.cache_moved(&ops::build::pull_cache(&session, &targets(selection)?, mode(*lock))?);
         }
     }
     Ok(ExitCode::SUCCESS)

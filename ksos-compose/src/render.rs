@@ -17,6 +17,7 @@ use ksos_compose::ops::update::Change;
 use ksos_compose::ops::verify::Verified;
 use ksos_compose::ops::{self, OpError, Reporter};
 use ksos_compose::plan::Plan;
+use ksos_compose::remote::RemoteUse;
 use serde_json::json;
 
 /// Prints a line on standard output. A reader that went away ends the program as SIGPIPE would.
@@ -24,6 +25,19 @@ macro_rules! outln {
     ($($argument:tt)*) => {
         crate::render::out(&format!("{}\n", format_args!($($argument)*)))
     };
+}
+
+/// Returns what a remote cache did, for people.
+fn remote_use(remote: &RemoteUse) -> String {
+    let RemoteUse { place, steps, fetched, written, sent, unwritten } = remote;
+    let mut text = format!("remote cache {place}: {} steps taken, {} fetched", steps.len(), progress::size(*fetched));
+    if written + unwritten > 0 {
+        text += &format!(", {written} steps written, {} sent", progress::size(*sent));
+    }
+    if *unwritten > 0 {
+        text += &format!(", {unwritten} not written");
+    }
+    text
 }
 
 /// Writes `text` to standard output.
@@ -109,7 +123,11 @@ impl Terminal {
                 "path": artifact.path, "size": artifact.size, "allocated": artifact.allocated, "sha256": artifact.sha256,
                 "files": artifact.files,
             }))).collect();
-            outln!("{:#}", json!({ "artifacts": artifacts }));
+            let builds: Vec<_> = done.iter().map(|built| json!({
+                "image": built.name, "version": built.version, "arch": built.arch, "ran": built.ran, "steps": built.steps,
+                "remote": built.remote,
+            })).collect();
+            outln!("{:#}", json!({ "artifacts": artifacts, "builds": builds }));
         }
         for built in &done {
             self.built_one(built);
@@ -132,6 +150,9 @@ impl Terminal {
         }
         let verb = self.paint("1;32", "built");
         self.line(&format!("{verb} {title}: {} of {} steps ran", built.ran, built.steps));
+        if let Some(remote) = &built.remote {
+            self.line(&format!("  {}", remote_use(remote)));
+        }
         for artifact in &built.artifacts {
             let (size, allocated) = (progress::size(artifact.size), progress::size(artifact.allocated));
             self.line(&format!("  {} {size} ({allocated} on this disk)", artifact.format));
@@ -231,6 +252,9 @@ impl Terminal {
                         outln!("  {step}: its input {name} would be made again")
                     }
                     Some(reason) => outln!("  {step}: {reason}"),
+                    None if all && explanation.remote.contains(step) => {
+                        outln!("  {step}: known, and brought when something needs it")
+                    }
                     None if all => outln!("  {step}: fresh"),
                     None => {}
                 }
@@ -311,6 +335,13 @@ impl Terminal {
             false => outln!("{}", report.to_table().trim_end()),
         }
         if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    }
+
+    /// Prints what was moved between caches.
+    pub fn cache_moved(&self, moved: &[ops::build::Moved]) {
+        for ops::build::Moved { name, steps, missing, remote } in moved {
+            outln!("{name}: {}; {missing} of {steps} steps are in neither cache", remote_use(remote));
+        }
     }
 
     /// Prints what the cache holds.

@@ -11,6 +11,7 @@ mod publish;
 mod push;
 mod registry;
 mod release;
+mod remote_cache;
 
 use std::fs;
 use std::path::PathBuf;

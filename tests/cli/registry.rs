@@ -331,7 +331,7 @@ fn what_the_registry_damaged_or_lost_is_refused_and_named() {
 }
 
 /// A server between composer and registry. `fault` says of each request (by number, and its first line) what to do.
-fn between(
+pub fn between(
     registry: &str,
     fault: impl Fn(usize, &str) -> Fault + Send + Sync + 'static,
 ) -> (String, Arc<Mutex<Vec<String>>>) {
@@ -353,7 +353,7 @@ fn between(
     (address, seen)
 }
 
-enum Fault {
+pub enum Fault {
     None,
     /// This status line and headers instead of the registry's answer.
     Answer(&'static str),

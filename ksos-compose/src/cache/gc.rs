@@ -24,7 +24,7 @@ use crate::effects::fs::{self as files, Context};
 const DAY: u64 = 86_400;
 
 /// Buckets whose entries are kept by use.
-const KEPT_BY_USE: [&str; 3] = ["actions", "blobs", "blocks"];
+const KEPT_BY_USE: [&str; 4] = ["actions", "blobs", "blocks", "cargo"];
 
 /// Every bucket.
 const BUCKETS: [&str; 6] = ["actions", "blobs", "blocks", "partial", "stat", "tmp"];
@@ -32,7 +32,11 @@ const BUCKETS: [&str; 6] = ["actions", "blobs", "blocks", "partial", "stat", "tm
 /// The largest action record that is read, in bytes.
 const MAX_ACTION: u64 = 16 << 20;
 
-/// One file of the cache.
+/// The bucket of toolchains and target directories of programs that are built from source: each is kept or goes as a
+/// whole.
+const CARGO: &str = "cargo";
+
+/// One file of the cache, or one directory of the bucket `cargo`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
     /// The bucket.
@@ -136,6 +140,20 @@ fn list(root: &Path) -> Result<Vec<Entry>, CacheError> {
     let mut entries = Vec::new();
     for bucket in BUCKETS {
         walk(bucket, &root.join(bucket), "", now, &mut entries)?;
+    }
+    // Nothing is there before the first program is built.
+    for kind in ["target", "toolchain"] {
+        let directory = root.join(CARGO).join(kind);
+        for name in files::list(&directory).unwrap_or_default() {
+            let path = directory.join(&name);
+            // A file there names the toolchain in use.
+            let Some(metadata) = files::symlink_metadata(&path).ok().filter(Metadata::is_dir) else { continue };
+            let mut inside = Vec::new();
+            walk(CARGO, &path, "", now, &mut inside)?;
+            let size = inside.iter().map(|entry| entry.size).sum();
+            let name = format!("{kind}/{}", name.to_string_lossy());
+            entries.push(Entry { bucket: CARGO, name, size, age: age(&metadata, now), path });
+        }
     }
     Ok(entries)
 }
@@ -250,7 +268,7 @@ pub fn gc(root: &Path, policy: Policy) -> Result<Outcome, CacheError> {
     let mut report =
         GcReport { kept: kept.len(), size: kept.iter().map(|entry| entry.size).sum(), ..Default::default() };
     for entry in doomed {
-        match remove(&entry.path) {
+        match files::remove_tree(&entry.path) {
             Ok(()) => {
                 report.removed += 1;
                 report.freed += entry.size;
@@ -405,6 +423,24 @@ mod tests {
         for (path, _, kept) in &expected {
             assert_eq!(path.exists(), *kept, "{}", path.display());
         }
+    }
+
+    #[test]
+    fn what_cargo_made_goes_as_a_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::open(directory.path()).unwrap();
+        let place = |name: &str, days: u64| {
+            let path = cache.bucket("cargo").join(name);
+            write(&path.join("deep/object"), &[0; 100], 0);
+            set_age(&path, days * DAY);
+            path
+        };
+        let paths = [place("target/old", 40), place("target/new", 2), place("toolchain/old", 31)];
+        drop(cache);
+        let policy = Policy { max_age: Some(Duration::from_secs(30 * DAY)), max_size: None };
+        let Outcome::Collected(report) = gc(directory.path(), policy).unwrap() else { panic!("in use") };
+        assert_eq!(paths.map(|path| path.exists()), [false, true, false]);
+        assert_eq!((report.removed, report.freed, report.size), (2, 200, 100));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! ROOT/v1/actions/ab/KEY.json   what a step with this key gave: the digests of its outputs
 //! ROOT/v1/blocks/...            compressed SquashFS blocks
 //! ROOT/v1/partial/DIGEST        interrupted downloads
+//! ROOT/v1/cargo/...             toolchains and target directories of programs that are built from source
 //! ROOT/v1/stat/...              digests of overlay files by their stat data
 //! ROOT/v1/tmp/                  files being written
 //! ROOT/v1/lock                  held shared by every user, exclusively by garbage collection
@@ -190,6 +191,19 @@ impl BlobWriter<'_> {
     /// Returns the bytes written so far.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Puts the blob into the cache when what was written has this digest; otherwise nothing stays.
+    ///
+    /// # Errors
+    /// When it has another, or cannot be renamed.
+    pub fn commit_as(self, expected: &Digest) -> io::Result<()> {
+        let BlobWriter { cache, temporary, hasher, size } = self;
+        let digest = hasher.finish();
+        if digest != *expected {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it has SHA-256 {digest}")));
+        }
+        cache.persist(temporary, digest, size).map(drop).map_err(io::Error::other)
     }
 
     /// Puts the blob into the cache under the digest of what was written.

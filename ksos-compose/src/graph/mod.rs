@@ -165,15 +165,6 @@ impl std::fmt::Display for Reason {
     }
 }
 
-/// Whether a step has to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Freshness {
-    /// The cache has its outputs.
-    Fresh(Outputs),
-    /// It has to run.
-    Stale(Reason),
-}
-
 /// Compares a description with that of the last build.
 pub fn reason(now: &Description, last: Option<&Description>) -> Reason {
     let Some(last) = last else { return Reason::New };
@@ -217,6 +208,15 @@ struct RecordedOutput {
 fn record_path(cache: &Cache, key: &Digest) -> std::path::PathBuf {
     let hex = key.hex();
     cache.bucket("actions").join(&hex[..2]).join(format!("{hex}.json"))
+}
+
+/// Returns which outputs a step with this key gave, whether or not they are in the cache: blobs at their places there.
+/// A damaged record is missing.
+pub fn known(cache: &Cache, key: &Digest) -> Option<Outputs> {
+    let bytes = fs::read(&record_path(cache, key), RECORD_LIMIT).ok()?;
+    let record: ActionRecord = serde_json::from_slice(&bytes).ok()?;
+    let blob = |RecordedOutput { digest, size }| Blob { digest, size, path: cache.blob_path(&digest) };
+    Some(record.outputs.into_iter().map(|(name, output)| (name, blob(output))).collect())
 }
 
 /// Looks up what a step with this key gave. A damaged record, or one whose outputs are not all there, is missing.

@@ -46,7 +46,7 @@ impl Execute for Joiner<'_> {
 
 fn run(cache: &Cache, steps: &[Step], last: &History, fresh: bool) -> (Execution, Vec<String>) {
     let joiner = Joiner { cache, ran: Mutex::default() };
-    let options = Options { jobs: 3, downloads: 1, fresh, dry_run: false };
+    let options = Options { jobs: 3, downloads: 1, fresh, dry_run: false, needed: Default::default() };
     let execution = execute(cache, steps, last, &joiner, &options).unwrap();
     let mut ran = joiner.ran.into_inner().unwrap();
     ran.sort();
@@ -105,7 +105,7 @@ fn a_failure_names_its_step_and_keeps_what_was_done() {
     let mut steps = diamond("l");
     steps[1].parameters.insert("fail".into(), String::new());
     let joiner = Joiner { cache: &cache, ran: Mutex::default() };
-    let options = Options { jobs: 1, downloads: 1, fresh: false, dry_run: false };
+    let options = Options { jobs: 1, downloads: 1, fresh: false, dry_run: false, needed: Default::default() };
     let Err(GraphError::Steps(failures)) = execute(&cache, &steps, &History::default(), &joiner, &options) else {
         panic!("the step must fail")
     };
@@ -120,7 +120,7 @@ fn a_dry_run_decides_and_runs_nothing() {
     let cache = Cache::open(directory.path()).unwrap();
     let (first, _) = run(&cache, &diamond("l"), &History::default(), false);
     let joiner = Joiner { cache: &cache, ran: Mutex::default() };
-    let options = Options { jobs: 2, downloads: 1, fresh: false, dry_run: true };
+    let options = Options { jobs: 2, downloads: 1, fresh: false, dry_run: true, needed: Default::default() };
     let dry = execute(&cache, &diamond("L"), &first.history, &joiner, &options).unwrap();
     assert!(joiner.ran.into_inner().unwrap().is_empty());
     let stale: Vec<_> = dry.decisions.iter().filter(|(_, reason)| reason.is_some()).map(|(name, _)| name).collect();
@@ -133,7 +133,8 @@ fn a_dry_run_ends_whatever_is_stale_and_however_many_workers_there_are() {
     let cache = Cache::open(directory.path()).unwrap();
     for round in 0..60 {
         let joiner = Joiner { cache: &cache, ran: Mutex::default() };
-        let options = Options { jobs: 1 + round % 3, downloads: 2, fresh: false, dry_run: true };
+        let options =
+            Options { jobs: 1 + round % 3, downloads: 2, fresh: false, dry_run: true, needed: Default::default() };
         let dry = execute(&cache, &diamond("new"), &History::default(), &joiner, &options).unwrap();
         assert_eq!(dry.decisions.len(), 4);
     }
@@ -151,7 +152,7 @@ fn a_step_that_panics_ends_the_run() {
     }
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::open(directory.path()).unwrap();
-    let options = Options { jobs: 3, downloads: 1, fresh: false, dry_run: false };
+    let options = Options { jobs: 3, downloads: 1, fresh: false, dry_run: false, needed: Default::default() };
     let _ = execute(&cache, &diamond("l"), &History::default(), &Panics, &options);
 }
 
@@ -160,7 +161,7 @@ fn a_plan_that_is_none_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let cache = Cache::open(directory.path()).unwrap();
     let joiner = Joiner { cache: &cache, ran: Mutex::default() };
-    let options = Options { jobs: 2, downloads: 1, fresh: false, dry_run: false };
+    let options = Options { jobs: 2, downloads: 1, fresh: false, dry_run: false, needed: Default::default() };
     for steps in [
         vec![step("a", &[], &[]), step("a", &[], &[])],
         vec![step("a", &[], &[("x", output("b"))]), step("b", &[], &[("x", output("a"))])],
@@ -180,4 +181,106 @@ fn keys_are_stable_and_framed() {
     };
     assert_ne!(description("ab", "c").key(), description("a", "bc").key());
     assert_eq!(description("a", "b").key(), description("a", "b").key());
+}
+
+/// Knows what steps give from somewhere else: a cache that another machine has filled.
+struct Sharer<'a> {
+    joiner: Joiner<'a>,
+    /// The other machine's cache.
+    other: &'a Cache,
+    /// Steps whose blobs cannot be had.
+    lost: &'a [&'a str],
+    /// Steps that are said to give something else than they do.
+    lies: &'a [&'a str],
+    brought: Mutex<Vec<String>>,
+}
+
+impl Execute for Sharer<'_> {
+    type Error = String;
+
+    fn run(&self, step: &Step, now: &Description, inputs: &BTreeMap<String, Outputs>) -> Result<Outputs, String> {
+        self.joiner.run(step, now, inputs)
+    }
+
+    fn has_elsewhere(&self) -> bool {
+        true
+    }
+
+    fn elsewhere(&self, step: &Step, description: &Description) -> Option<Outputs> {
+        let mut outputs = known(self.other, &description.key())?;
+        for blob in outputs.values_mut() {
+            if self.lies.contains(&step.name.as_str()) {
+                blob.digest = Digest::of(b"something else");
+            }
+            blob.path = self.joiner.cache.blob_path(&blob.digest);
+        }
+        Some(outputs)
+    }
+
+    fn bring(&self, step: &Step, _: &Description, outputs: &Outputs) -> bool {
+        if self.lost.contains(&step.name.as_str()) || self.lies.contains(&step.name.as_str()) {
+            return false;
+        }
+        self.brought.lock().unwrap().push(step.name.clone());
+        for blob in outputs.values() {
+            let text = fs::read(&self.other.blob_path(&blob.digest), 1000).unwrap();
+            self.joiner.cache.insert(&text).unwrap();
+        }
+        true
+    }
+}
+
+/// What a run with another machine's cache ran, brought, and ended with.
+fn share(
+    steps: &[Step],
+    needed: &[&str],
+    (lost, lies): (&[&str], &[&str]),
+) -> (Result<Execution, GraphError<String>>, Vec<String>, Vec<String>) {
+    let directory = tempfile::tempdir().unwrap();
+    let other = Cache::open(&directory.path().join("other")).unwrap();
+    run(&other, &diamond("l"), &History::default(), false);
+    let cache = Cache::open(&directory.path().join("own")).unwrap();
+    let joiner = Joiner { cache: &cache, ran: Mutex::default() };
+    let sharer = Sharer { joiner, other: &other, lost, lies, brought: Mutex::default() };
+    let needed = needed.iter().map(|name| (*name).to_owned()).collect();
+    let options = Options { jobs: 2, downloads: 2, fresh: false, dry_run: false, needed };
+    let mut result = execute(&cache, steps, &History::default(), &sharer, &options);
+    if let Err(GraphError::Diverged { .. }) = result {
+        result = execute(&cache, steps, &History::default(), &sharer, &options);
+    }
+    let (mut ran, mut brought) = (sharer.joiner.ran.into_inner().unwrap(), sharer.brought.into_inner().unwrap());
+    ran.sort();
+    brought.sort();
+    (result, ran, brought)
+}
+
+#[test]
+fn what_is_known_elsewhere_is_brought_only_when_it_is_needed() {
+    let (result, ran, brought) = share(&diamond("l"), &["bottom"], (&[], &[]));
+    assert_eq!((ran.len(), brought), (0, vec!["bottom".to_owned()]));
+    let execution = result.unwrap();
+    assert_eq!(execution.elsewhere.len(), 4);
+    assert!(execution.decisions.iter().all(|(_, reason)| reason.is_none()));
+
+    // What changed is made from what did not: the inputs are brought, and nothing else.
+    let (result, ran, brought) = share(&diamond("L"), &["bottom"], (&[], &[]));
+    assert_eq!((ran, brought), (vec!["bottom".into(), "left".into()], vec!["right".to_owned(), "top".to_owned()]));
+    assert_eq!(result.unwrap().elsewhere, ["right".to_owned(), "top".to_owned()].into());
+}
+
+#[test]
+fn what_cannot_be_brought_is_made_here() {
+    let (result, ran, brought) = share(&diamond("l"), &["bottom"], (&["bottom", "left"], &[]));
+    assert_eq!((ran, brought), (vec!["bottom".into(), "left".into()], vec!["right".to_owned(), "top".to_owned()]));
+    assert_eq!(result.unwrap().elsewhere, ["right".to_owned(), "top".to_owned()].into());
+}
+
+#[test]
+fn a_record_that_is_wrong_voids_what_was_decided_by_it() {
+    let (honest, ..) = share(&diamond("l"), &["bottom"], (&[], &[]));
+    let (result, ran, _) = share(&diamond("l"), &["bottom"], (&[], &["left"]));
+    // With a wrong digest of `left`, `bottom` has another key: both are made here, and `bottom` from the right content.
+    assert!(ran.contains(&"left".to_owned()) && !ran.contains(&"top".to_owned()), "{ran:?}");
+    let digest = |result: Result<Execution, GraphError<String>>| result.unwrap().outputs["bottom"]["out"].digest;
+    assert_eq!(digest(result), digest(honest));
 }

@@ -268,6 +268,23 @@ pub enum OpError {
         /// Its text.
         text: String,
     },
+    /// The remote cache lost what it had of a step while the build ran.
+    #[error("the remote cache lost what it had of {step}")]
+    RemoteLost {
+        /// The step.
+        step: String,
+    },
+    /// There is nothing to write to.
+    #[error("there is no remote cache: neither --remote-cache nor cache.remote in the manifest")]
+    NoRemoteCache,
+    /// Not everything could be written to the remote cache.
+    #[error("{steps} steps could not be written to the remote cache {place}")]
+    Unwritten {
+        /// How many.
+        steps: u64,
+        /// The repository.
+        place: String,
+    },
     /// The plan breaks its invariants: a fault of this program.
     #[error("the plan is not sound (a fault of ksos-compose): {}", broken.join("; "))]
     Plan {
@@ -405,6 +422,7 @@ impl From<GraphError<OpError>> for OpError {
         match error {
             GraphError::Steps(failures) => OpError::Steps { failures },
             GraphError::Plan(broken) => OpError::Plan { broken: vec![broken] },
+            GraphError::Diverged { step } => OpError::RemoteLost { step },
         }
     }
 }
@@ -438,10 +456,12 @@ impl OpError {
             OpError::Sign(_) => Problem::Manifest,
             OpError::Registry(error) => of_registry(error),
             OpError::Push(error) => error.problem(),
+            OpError::Unwritten { .. } => Problem::Source,
             OpError::Publish(error) => error.problem(),
             OpError::Manifest(_)
             | OpError::Epoch { .. }
             | OpError::NoCacheDirectory
+            | OpError::NoRemoteCache
             | OpError::Size { .. }
             | OpError::Forward(_)
             | OpError::Test(_)

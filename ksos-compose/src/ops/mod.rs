@@ -21,4 +21,4 @@ pub mod verify_artifact;
 mod workloads;
 
 pub use error::{OpError, Problem};
-pub use session::{Environment, LockMode, Reporter, Session, Target};
+pub use session::{Environment, LockMode, RemoteOptions, Reporter, Session, Target};

@@ -10,7 +10,8 @@ use ksos_formats::Arch;
 use crate::cache::Cache;
 use crate::effects::progress::Progress;
 use crate::graph::Reason;
-use crate::manifest::OutputFormat;
+use crate::manifest::{CacheMode, OutputFormat};
+use crate::sign::KeySource;
 
 /// Values of the environment that operations use. Library code reads none itself.
 #[derive(Debug, Clone, Default)]
@@ -60,6 +61,32 @@ pub struct Session {
     pub reporter: Arc<dyn Reporter>,
     /// Where downloads are shown.
     pub progress: Arc<dyn Progress>,
+    /// What the command line says of a remote cache.
+    pub remote: RemoteOptions,
+}
+
+/// The remote cache that is none.
+pub const NO_REMOTE: &str = "none";
+
+/// What the command line says of a remote cache. What it does not say, the manifest's `[cache]` does.
+#[derive(Debug, Clone, Default)]
+pub struct RemoteOptions {
+    /// Where it is, or [`NO_REMOTE`].
+    pub remote: Option<String>,
+    /// What is done with it.
+    pub mode: Option<CacheMode>,
+    /// Files with public keys that are trusted.
+    pub keys: Vec<PathBuf>,
+    /// The private key that signs what is written.
+    pub sign_key: Option<KeySource>,
+}
+
+impl Session {
+    /// Returns the same session without a remote cache.
+    pub fn without_remote(&self) -> Self {
+        let remote = RemoteOptions { remote: Some(NO_REMOTE.to_owned()), ..RemoteOptions::default() };
+        Session { remote, ..self.clone() }
+    }
 }
 
 impl std::fmt::Debug for Session {

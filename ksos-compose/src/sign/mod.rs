@@ -22,7 +22,7 @@ use crate::effects::fs::FsError;
 use crate::effects::process::ProcessError;
 
 /// Signs with one key.
-pub trait Signer {
+pub trait Signer: Send + Sync {
     /// Returns the key that verifies the signatures.
     fn public_key(&self) -> &PublicKey;
 

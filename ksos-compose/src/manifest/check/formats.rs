@@ -68,6 +68,7 @@ pub(in super::super) fn check(format: &str, text: &str) -> Result<(), Wrong> {
         Some("update-name") => {
             require(update::is_name(text), "a name of lower-case letters, digits and `-`, at most 63 long")
         }
+        Some("remote-cache") => remote_cache(text),
         Some("update-source") => update_source(text),
         Some(name) => word(name, text),
         None => Ok(()),
@@ -300,6 +301,12 @@ fn update_source(text: &str) -> Result<(), Wrong> {
     };
     require(!host.is_empty() && path.split('/').all(part), "oci://HOST/REPOSITORY without a tag")?;
     url(&format!("https://{host}/"))
+}
+
+fn remote_cache(text: &str) -> Result<(), Wrong> {
+    let expected = "oci://HOST/REPOSITORY without a tag";
+    require(text.starts_with("oci://") || text.starts_with("oci+http://"), expected)?;
+    update_source(&text.replacen("oci+http://", "oci://", 1))
 }
 
 fn install_from(text: &str) -> Result<(), Wrong> {

@@ -3,6 +3,7 @@
 //! The checks read the merged tree, not the types, so that they run (and know every place) also when something else
 //! is wrong; what is missing or of the wrong type was reported before and is skipped.
 
+mod cache;
 mod components;
 mod disk;
 mod kernel;
@@ -37,6 +38,7 @@ pub(super) fn check(
     paths::check_image_paths(&mut context);
     paths::check_host_paths(&mut context, host_paths, files);
     update::check(&mut context, files);
+    cache::check(&mut context, files);
 }
 
 /// What the checks read and where they report.

@@ -54,7 +54,7 @@ fn check_without_keys(context: &mut Context<'_>, update: &Node) {
 }
 
 /// Reads the file that `path` names; nothing when it cannot be read, which is reported then.
-fn read(context: &mut Context<'_>, path: (&str, Span), files: &dyn Files) -> Option<Vec<u8>> {
+pub(super) fn read(context: &mut Context<'_>, path: (&str, Span), files: &dyn Files) -> Option<Vec<u8>> {
     let (text, span) = path;
     if context.diagnostics.has_error_at(span) {
         return None;
@@ -69,7 +69,7 @@ fn read(context: &mut Context<'_>, path: (&str, Span), files: &dyn Files) -> Opt
     }
 }
 
-fn wrong_key(context: &mut Context<'_>, (text, span): (&str, Span), error: &KeyFileError, label: &str) {
+pub(super) fn wrong_key(context: &mut Context<'_>, (text, span): (&str, Span), error: &KeyFileError, label: &str) {
     let hint = match error {
         KeyFileError::Private => Some(format!("openssl pkey -in {text} -pubout writes the public key")),
         _ => None,

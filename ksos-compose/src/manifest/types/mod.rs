@@ -1,6 +1,7 @@
 //! The manifest as Rust types: what the rest of the composer reads. Doc comments become the descriptions of the
 //! JSON Schema, so they speak to whoever writes a manifest.
 
+pub mod cache;
 pub mod component;
 pub mod service;
 pub mod settings;
@@ -15,6 +16,7 @@ use ksos_formats::Arch;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+pub use cache::{CacheMode, CacheModeError, CacheSettings};
 pub use component::{
     AptRepository, AptSource, ArchiveFormat, CargoSource, Component, Destination, FileSource, HttpSource, Install,
     Source, Unpack,
@@ -96,6 +98,9 @@ pub struct Manifest {
     /// Updates of the node. Without keys it takes none.
     #[serde(default)]
     pub update: Update,
+    /// A cache of finished steps that machines share.
+    #[serde(default)]
+    pub cache: CacheSettings,
     /// What workloads may need that the image does not carry.
     #[serde(default)]
     pub workloads: Workloads,

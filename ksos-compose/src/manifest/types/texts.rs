@@ -47,6 +47,7 @@ texts! {
     LinkTarget: "ksos-link-target", None;
     PackageName: "ksos-package", Some("^[a-z0-9][a-z0-9+.-]+$");
     ProfileName: "ksos-profile-name", Some("^[A-Za-z0-9/][A-Za-z0-9./_-]*$");
+    RemoteCache: "ksos-remote-cache", Some("^oci(\\+http)?://");
     Semver: "ksos-semver", Some(
         "^(0|[1-9][0-9]*)\\.(0|[1-9][0-9]*)\\.(0|[1-9][0-9]*)(-[0-9A-Za-z.-]+)?(\\+[0-9A-Za-z.-]+)?$"
     );

@@ -40,10 +40,10 @@ const POLICY: Policy = Policy { allow_devices: false, allow_setid: true, owner: 
 /// Executes the plan of one image.
 pub struct Executor<'a> {
     session: &'a Session,
-    project: &'a Project,
-    cache: &'a Cache,
+    pub(super) project: &'a Project,
+    pub(super) cache: &'a Cache,
     manifest: &'a Manifest,
-    plan: &'a Plan,
+    pub(super) plan: &'a Plan,
     /// Compressed blocks of earlier builds are not used.
     fresh: bool,
 }
@@ -107,6 +107,22 @@ impl Execute for Executor<'_> {
         Some([("blob".to_owned(), blob)].into())
     }
 
+    fn has_elsewhere(&self) -> bool {
+        self.project.is_shared()
+    }
+
+    fn elsewhere(&self, step: &Step, description: &Description) -> Option<Outputs> {
+        self.known_elsewhere(step, description)
+    }
+
+    fn bring(&self, step: &Step, description: &Description, outputs: &Outputs) -> bool {
+        self.bring_here(step, description, outputs)
+    }
+
+    fn made(&self, step: &Step, description: &Description, outputs: &Outputs) {
+        self.write_elsewhere(step, description, outputs);
+    }
+
     fn report(&self, step: &Step, report: &Report<'_>) {
         if let Report::Starts(reason) = report {
             self.session.reporter.step(&self.plan.image.name, &step.name, reason);
@@ -126,6 +142,11 @@ impl<'a> Executor<'a> {
     /// When the cache lost a part of it.
     pub fn component_tree(&self, component: &str, outputs: &StepOutputs) -> Result<Tree, OpError> {
         let (part, inputs) = self.plan.parts.get(component).cloned().unwrap_or_default();
+        for input in inputs.values() {
+            if let Input::Output { step, .. } = input {
+                self.here(step, &outputs[step])?;
+            }
+        }
         let step = Step {
             name: component.to_owned(),
             kind: "component",

@@ -17,10 +17,12 @@ mod local;
 mod outputs;
 mod proof;
 pub mod release;
+pub mod remote;
 mod resolve;
 pub mod root;
 mod stamp;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use ksos_formats::{Arch, Digest};
@@ -30,8 +32,10 @@ use super::{LockMode, OpError, Session, Target};
 use crate::effects::fs;
 use crate::graph::{self, Execution, History, Reason};
 use crate::plan::{self, Plan};
+use crate::remote::RemoteUse;
 use crate::sign::{self, KeySource, OpenedKey, Surroundings};
 use execute::Executor;
+pub use remote::{Moved, pull_cache, push_cache};
 pub use resolve::Project;
 use stamp::{Stamp, Watch};
 
@@ -111,6 +115,9 @@ pub struct Built {
     pub steps: usize,
     /// How full the slot and the ESP are.
     pub usage: Vec<disk::Usage>,
+    /// What the remote cache did, when there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<RemoteUse>,
 }
 
 impl Built {
@@ -145,7 +152,14 @@ pub fn build(session: &Session, targets: &[Target], options: &Options) -> Vec<Re
         Err(error) => return vec![Err(error.into())],
     };
     keys.iter().filter_map(|key| key.warning.as_ref()).for_each(|warning| session.reporter.note(warning));
-    let results = in_parallel(targets, |target| build_one(session, target, options));
+    let results = in_parallel(targets, |target| match build_one(session, target, options) {
+        Err(OpError::RemoteLost { step }) => {
+            // It had the record of the step and lost its blobs since.
+            session.reporter.note(&format!("warning: the remote cache lost {step}; building without it"));
+            build_one(&session.without_remote(), target, options)
+        }
+        result => result,
+    });
     let mut results = results.into_iter().map(|built| signed(session, built?, &keys)).collect::<Vec<_>>();
     if let Err(error) = outputs::image_layout::join(session, &mut results, options) {
         results.push(Err(error));
@@ -233,12 +247,26 @@ fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Bu
         watch.path(executable);
     }
     let project = Project::open(session, target, options.lock, &mut watch)?;
-    let (plan, execution) = execute_plan(session, &project, options.fresh, false)?;
-    let made = outputs::write(session, &project, (&plan, &execution.outputs), options)?;
+    let result = build_project(session, &project, options, watch, (&scope, settings));
+    // What was finished is of use to others, even when something else failed.
+    let remote = project.finish_remote();
+    Ok(Built { remote, ..result? })
+}
+
+/// Runs the steps of an open project and writes its artifacts.
+fn build_project(
+    session: &Session,
+    project: &Project,
+    options: &Options,
+    mut watch: Watch,
+    (scope, settings): (&str, String),
+) -> Result<Built, OpError> {
+    let (plan, execution) = execute_plan(session, project, options.fresh, false)?;
+    let made = outputs::write(session, project, (&plan, &execution.outputs), options)?;
     let directory = session.environment.directory.join(&options.out);
     plan.artifacts.iter().for_each(|artifact| watch.output(&directory.join(&artifact.file_name)));
     plan.release.iter().for_each(|release| watch.release(&directory.join(&release.directory_name)));
-    note_missing_release(session, &project, &plan);
+    note_missing_release(session, project, &plan);
     let ran = execution.decisions.iter().filter(|(_, reason)| reason.is_some()).count();
     let built = Built {
         name: plan.image.name.clone(),
@@ -249,10 +277,11 @@ fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Bu
         ran,
         steps: plan.steps.len(),
         usage: made.usage,
+        remote: None,
     };
     if let Some(stamp) = watch.finish(settings, built.clone()) {
         // Without a stamp the next build looks closer.
-        let _ = stamp.save(&session.cache, &scope);
+        let _ = stamp.save(&session.cache, scope);
     }
     Ok(built)
 }
@@ -321,10 +350,21 @@ fn execute_plan(
     if !broken.is_empty() {
         return Err(OpError::Plan { broken });
     }
+    project.open_remote(session)?;
     let last = History::load(&session.cache, &project.history_scope());
     let executor = Executor::new(session, project, &plan, fresh);
-    let options = graph::Options { jobs: session.jobs, downloads: 8, fresh, dry_run };
-    let execution = graph::execute(&session.cache, &plan.steps, &last, &executor, &options)?;
+    let needed = if dry_run { BTreeSet::new() } else { remote::needed(&plan, project) };
+    let options = graph::Options { jobs: session.jobs, downloads: 8, fresh, dry_run, needed };
+    let execution = loop {
+        match graph::execute(&session.cache, &plan.steps, &last, &executor, &options) {
+            // The step's own result is recorded now, so that this ends.
+            Err(graph::GraphError::Diverged { step }) => {
+                session.reporter.note(&format!("warning: {step} gives something else here than in the remote cache"));
+            }
+            result => break result?,
+        }
+    };
+    let _ = project.from_remote.set(execution.elsewhere.iter().cloned().collect());
     if !dry_run {
         let _ = execution.history.save(&session.cache, &project.history_scope());
     }
@@ -350,8 +390,11 @@ pub struct Explanation {
     pub name: String,
     /// Architecture.
     pub arch: Arch,
-    /// Step or output, and reason; no reason for fresh ones.
+    /// Step or output, and reason; no reason for what would not run.
     pub steps: Vec<(String, Option<Reason>)>,
+    /// Of these, the steps that would not run because what they give is known: it is in the remote cache, or is not
+    /// needed.
+    pub remote: BTreeSet<String>,
 }
 
 /// Says for every target why its steps would run.
@@ -363,11 +406,12 @@ pub fn explain(session: &Session, targets: &[Target], lock: LockMode, out: &Path
     for target in targets {
         let project = Project::open(session, target, lock, &mut Watch::new())?;
         let (plan, execution) = execute_plan(session, &project, false, true)?;
-        let mut steps = execution.decisions;
-        let stale = steps.iter().find(|(_, reason)| reason.is_some()).map(|(name, _)| name.clone());
-        let made = (&plan, &execution.outputs, stale.as_deref());
-        steps.extend(outputs::explain(session, &project, made, &session.environment.directory.join(out))?);
-        explanations.push(Explanation { name: plan.image.name, arch: plan.image.arch, steps });
+        let Execution { mut decisions, elsewhere, outputs, .. } = execution;
+        let stale = decisions.iter().find(|(_, reason)| reason.is_some()).map(|(name, _)| name.clone());
+        let made = (&plan, &outputs, stale.as_deref());
+        decisions.extend(outputs::explain(session, &project, made, &session.environment.directory.join(out))?);
+        let (name, arch) = (plan.image.name, plan.image.arch);
+        explanations.push(Explanation { name, arch, steps: decisions, remote: elsewhere });
     }
     Ok(explanations)
 }
@@ -395,8 +439,10 @@ pub fn fetch(session: &Session, targets: &[Target], lock: LockMode) -> Result<Ve
         let project = Project::open(session, target, lock, &mut Watch::new())?;
         let mut plan = project.plan();
         plan.steps.retain(|step| step.pool == graph::Pool::Network);
+        project.open_remote(session)?;
         let executor = Executor::new(session, &project, &plan, false);
-        let options = graph::Options { jobs: session.jobs, downloads: 8, fresh: false, dry_run: false };
+        let needed = plan.steps.iter().map(|step| step.name.clone()).collect();
+        let options = graph::Options { jobs: session.jobs, downloads: 8, fresh: false, dry_run: false, needed };
         let execution = graph::execute(&session.cache, &plan.steps, &History::default(), &executor, &options);
         let execution = execution?;
         for component in project.components.values() {
@@ -404,10 +450,12 @@ pub fn fetch(session: &Session, targets: &[Target], lock: LockMode) -> Result<Ve
                 executor.prefetch(program)?;
             }
         }
+        project.finish_remote();
         results.push(Fetched {
             name: plan.image.name.clone(),
             downloads: execution.outputs.len(),
-            cached: execution.decisions.iter().filter(|(_, reason)| reason.is_none()).count(),
+            cached: execution.decisions.iter().filter(|(_, reason)| reason.is_none()).count()
+                - execution.elsewhere.len(),
             bytes: execution.outputs.values().flat_map(|outputs| outputs.values()).map(|blob| blob.size).sum(),
         });
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use ksos_formats::{Arch, Digest};
 
@@ -51,6 +52,10 @@ pub struct Project {
     pub repositories: BTreeMap<String, apt::Repository>,
     /// Downloads.
     pub fetch: Downloader,
+    /// The remote cache, once it was asked for.
+    pub(super) remote: OnceLock<Option<super::remote::Shared>>,
+    /// Steps that did not run because of it.
+    pub(super) from_remote: OnceLock<Vec<String>>,
 }
 
 impl Project {
@@ -105,6 +110,8 @@ impl Project {
             required_options: Vec::new(),
             repositories,
             fetch: downloader(session, mode),
+            remote: OnceLock::new(),
+            from_remote: OnceLock::new(),
         })
     }
 

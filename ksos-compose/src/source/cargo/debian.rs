@@ -237,6 +237,7 @@ fn assemble(build: &Build<'_>, host: Arch, root: &Path, identity: &str) -> Resul
             needed_for: format!("linking the build scripts of {}", build.package),
         });
     }
+    fs::metadata(root).iter().for_each(|metadata| crate::cache::gc::mark_used(root, metadata));
     let target = gnu_target(build.arch);
     let gcc = root.join("bin").join(format!("{}-linux-gnu-gcc", build.arch.machine())).into_os_string();
     let variables = vec![

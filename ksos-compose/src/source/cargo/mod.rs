@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use ksos_formats::{Arch, Digest};
 use object::Object;
 
+use crate::cache::gc;
 use crate::effects::fs::{self, FsError};
 use toolchain::Toolchain;
 
@@ -216,6 +217,7 @@ pub fn build(build: &Build<'_>, toolchain: &Toolchain, progress: &dyn Fn(&str)) 
     variables.push(("SOURCE_DATE_EPOCH".into(), build.epoch.to_string().into()));
     variables.push(("CARGO_INCREMENTAL".into(), "0".into()));
     command::run("cargo", &arguments, &variables, build.workspace, progress)?;
+    fs::metadata(&target_directory).iter().for_each(|metadata| gc::mark_used(&target_directory, metadata));
     // Cargo's two oldest profiles have directories of other names.
     let directory = if matches!(build.profile, "dev" | "test") { "debug" } else { build.profile };
     let directory = if directory == "bench" { "release" } else { directory };
