@@ -118,7 +118,20 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
         }
         Command::Run(arguments) => run_image(&arguments, &global, terminal),
         Command::Test(arguments) => test_image(&arguments, &global, terminal),
+        Command::Flash(arguments) => flash(&arguments, terminal),
         Command::Cache { command } => run_cache(&command, &global, terminal),
+        Command::Init(arguments) => {
+            terminal.started(&ops::init::init(&arguments)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { shell } => {
+            render::out(&ops::manual::completions(shell));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { out } => {
+            ops::manual::pages(&out)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -304,5 +317,25 @@ fn run_cache(command: &CacheCommand, global: &Global, terminal: &Arc<Terminal>) 
             return Ok(terminal.cache_verified(&report));
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn flash(arguments: &ksos_compose::cli::FlashArguments, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
+    use ops::flash::{Candidate, FlashError, Image, Places};
+    let Some(image) = &arguments.image else {
+        terminal.disks(&ops::flash::list(&Places::default())?, arguments.json);
+        return Ok(ExitCode::SUCCESS);
+    };
+    let Some(disk) = &arguments.disk else {
+        terminal.disks(&ops::flash::list(&Places::default())?, arguments.json);
+        return Err(FlashError::NoDisk.into());
+    };
+    let request = ops::flash::Request { image, disk, force: arguments.force, verify: !arguments.no_verify };
+    let confirm = |disk: &Candidate, image: &Image| {
+        terminal.before_flash(disk, image);
+        arguments.yes || (std::io::stdin().is_terminal() && terminal.asked(&disk.name))
+    };
+    let flashed = ops::flash::flash(&request, terminal.as_ref(), &*terminal.progress(), &confirm)?;
+    terminal.flashed(&flashed, arguments.json);
     Ok(ExitCode::SUCCESS)
 }
