@@ -8,6 +8,7 @@ use ksos_formats::Arch;
 use ksos_formats::update::Version;
 
 use crate::manifest::types::Duration;
+use crate::ops::build::part::PartKind;
 use crate::sign::KeySource;
 
 /// Composes KubeSolo OS images from a manifest: no root, loop devices, containers or host tools.
@@ -87,6 +88,9 @@ pub enum Command {
         /// Directory for the images.
         #[arg(long, short, default_value = "out", value_name = "DIR")]
         out: PathBuf,
+        /// Write this part of the image alone, and run only the steps that it needs; repeat it for several.
+        #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
+        only: Vec<PartKind>,
         /// Redo every step; downloads are kept.
         #[arg(long)]
         fresh: bool,

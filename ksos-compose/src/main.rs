@@ -59,11 +59,15 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             let results = ops::check::check(&targets);
             Ok(terminal.checked(&results, json))
         }
-        Command::Build { selection, lock, out, fresh, json, sign_keys, public_keys } => {
+        Command::Build { selection, lock, out, only, fresh, json, sign_keys, public_keys } => {
             let session = session(&global, terminal)?;
             let sign = ops::build::SignOptions { keys: sign_keys, public_keys };
             let options = ops::build::Options { out: out.clone(), fresh, hash: json, lock: mode(lock), sign };
-            let results = ops::build::build(&session, &targets(&selection)?, &options);
+            let targets = targets(&selection)?;
+            let results = match only.as_slice() {
+                [] => ops::build::build(&session, &targets, &options),
+                parts => ops::build::part::build(&session, &targets, parts, &options),
+            };
             terminal.built(results, json)
         }
         Command::Plan { selection, lock, json } => {

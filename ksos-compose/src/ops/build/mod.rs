@@ -13,6 +13,7 @@ mod execute;
 mod images;
 mod initramfs;
 mod local;
+pub mod part;
 mod proof;
 pub mod release;
 mod resolve;
