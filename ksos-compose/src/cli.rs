@@ -7,7 +7,7 @@ pub use clap_complete::Shell;
 use ksos_formats::Arch;
 use ksos_formats::update::Version;
 
-use crate::manifest::types::Duration;
+use crate::manifest::types::{Duration, OutputFormat};
 use crate::ops::build::part::PartKind;
 use crate::sign::KeySource;
 
@@ -63,6 +63,10 @@ pub struct Selection {
     /// Use a local file or directory for a component.
     #[arg(long = "component", value_name = "NAME=PATH", value_parser = parse_component)]
     pub components: Vec<(String, PathBuf)>,
+    /// Write these formats instead of the manifest's: disk, disk-zst, iso, oci-image, oci-artifact, qcow2, vmdk, vhd,
+    /// update.
+    #[arg(long = "format", value_name = "FORMAT", value_delimiter = ',', value_parser = |text: &str| text.parse::<OutputFormat>())]
+    pub formats: Vec<OutputFormat>,
 }
 
 fn parse_component(text: &str) -> Result<(String, PathBuf), String> {
@@ -89,7 +93,7 @@ pub enum Command {
         #[arg(long, short, default_value = "out", value_name = "DIR")]
         out: PathBuf,
         /// Write this part of the image alone, and run only the steps that it needs; repeat it for several.
-        #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
+        #[arg(long, value_enum, value_delimiter = ',', value_name = "PART", conflicts_with = "formats")]
         only: Vec<PartKind>,
         /// Redo every step; downloads are kept.
         #[arg(long)]
@@ -142,6 +146,9 @@ pub enum Command {
         /// Lock mode.
         #[command(flatten)]
         lock: LockOptions,
+        /// Directory for the images.
+        #[arg(long, short, default_value = "out", value_name = "DIR")]
+        out: PathBuf,
         /// Fresh steps too.
         #[arg(long)]
         all: bool,

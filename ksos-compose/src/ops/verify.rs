@@ -111,7 +111,8 @@ pub fn verify(
         lock,
         sign: build::SignOptions::default(),
     };
-    let mut results = build::build(session, std::slice::from_ref(target), &options);
+    let target = Target { formats: vec![manifest::OutputFormat::Disk], ..target.clone() };
+    let mut results = build::build(session, &[target], &options);
     let built = results.pop().expect("one target gives one result")?.disk()?;
     let built = session.environment.directory.join(built);
     let result = match compare(&session.cache, &path, &built)? {

@@ -81,7 +81,7 @@ fn build_one(
         let sha256 = options.hash.then(|| hash(&path)).transpose()?;
         let (size, allocated) = sizes(&path)?;
         let (format, path) = (kind.format().to_owned(), options.out.join(name));
-        artifacts.push(Artifact { format, path, size, allocated, sha256, files: Vec::new() });
+        artifacts.push(Artifact { format, path, size, allocated, sha256, files: Vec::new(), platforms: Vec::new() });
     }
     Ok(Built {
         name: plan.image.name.clone(),
