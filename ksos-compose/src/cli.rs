@@ -23,6 +23,17 @@ pub struct Cli {
     pub global: Global,
 }
 
+/// Says what is wrong with a command line, the program's name first; `None` when it can be run.
+pub fn fault(words: &[String]) -> Option<String> {
+    use clap::error::ErrorKind;
+    match Cli::try_parse_from(words) {
+        Err(error) if !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Some(error.to_string())
+        }
+        _ => None,
+    }
+}
+
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
