@@ -446,7 +446,12 @@ fn tables_that_are_damaged_or_of_a_cd_stay_as_they_are() {
 fn compressed(content: &[u8], compression: Compression) -> Vec<u8> {
     match compression {
         Compression::None => content.to_vec(),
-        Compression::Zstd => zstd::encode_all(content, 1).unwrap(),
+        Compression::Zstd => {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            encoder.include_checksum(true).unwrap();
+            encoder.write_all(content).unwrap();
+            encoder.finish().unwrap()
+        }
         Compression::Gzip => {
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             encoder.write_all(content).unwrap();
