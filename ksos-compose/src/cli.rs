@@ -334,7 +334,7 @@ pub enum CiSystem {
 #[derive(Debug, Clone, Args)]
 pub struct FlashArguments {
     /// The image: .img or .iso, as it is or compressed (.zst, .xz, .gz).
-    #[arg(value_name = "IMAGE", required_unless_present = "list")]
+    #[arg(value_name = "IMAGE")]
     pub image: Option<PathBuf>,
     /// The disk, e.g. /dev/sdb or /dev/disk/by-id/...
     #[arg(value_name = "DISK")]

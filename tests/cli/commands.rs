@@ -67,15 +67,15 @@ fn composer_lines(script: &str) -> Vec<Vec<String>> {
     let script = script.replace("\\\n", " ");
     let commands = script.lines().flat_map(shell);
     let of_composer = commands.filter_map(|words| {
-        let is_name = |word: &String| word == "ksos-compose" || word.ends_with("/ksos-compose");
-        if let Some(at) = words.iter().position(is_name) {
-            // What stands before it: sudo, variables, words of the shell; not the arguments of another program.
-            let before = ["sudo", "do", "then", "if", "!", "run:", "-", "time"];
-            let names_it = words[..at].iter().all(|word| before.contains(&word.as_str()) || word.contains('='));
-            return names_it.then(|| words[at..].to_vec());
+        if let Some(at) = words.windows(3).position(|words| words == ["-p", "ksos-compose", "--"]) {
+            return (words[0] == "cargo").then(|| [&["ksos-compose".to_owned()], &words[at + 3..]].concat());
         }
-        let at = words.windows(3).position(|words| words == ["-p", "ksos-compose", "--"])?;
-        (words[0] == "cargo").then(|| [&["ksos-compose".to_owned()], &words[at + 3..]].concat())
+        let is_name = |word: &String| word == "ksos-compose" || word.ends_with("/ksos-compose");
+        let at = words.iter().position(is_name)?;
+        // What stands before it: sudo, variables, words of the shell; not the arguments of another program.
+        let before = ["sudo", "do", "then", "if", "!", "time"];
+        let names_it = words[..at].iter().all(|word| before.contains(&word.as_str()) || word.contains('='));
+        names_it.then(|| words[at..].to_vec())
     });
     of_composer.collect()
 }
@@ -248,7 +248,7 @@ fn completions_are_scripts_that_know_every_command() {
         }
     }
     // What bash completes with it.
-    let script = "source ./bash; COMP_WORDS=(ksos-compose fl); COMP_CWORD=1; _ksos-compose ksos-compose fl ksos-compose; echo ${COMPREPLY[@]}";
+    let script = "source ./bash; COMP_WORDS=(ksos-compose fl); COMP_CWORD=1; _ksos__compose ksos-compose fl ksos-compose; echo ${COMPREPLY[@]}";
     let outcome = run(Command::new("bash").current_dir(directory.path()).args(["-c", script])).expect_code(0);
     assert_eq!(outcome.stdout.trim(), "flash");
     run(compose(directory.path()).args(["completions", "dash"])).expect_code(2);

@@ -162,7 +162,7 @@ fn parent(way: &str) -> String {
 fn write_manifest(path: &Path, text: &str) -> Result<(), OpError> {
     let mut file = AtomicFile::create(path)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).context("write", path)?;
-    let files = manifest::DiskWithout { replaced: std::collections::BTreeSet::new(), all: false };
+    let files = manifest::DiskWithout { replaced: std::collections::BTreeSet::new(), all: true };
     manifest::load(file.temporary_path(), None, &files)?;
     commit(file, path)
 }
