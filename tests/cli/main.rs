@@ -9,6 +9,7 @@ mod flash;
 mod hostile;
 mod images;
 mod init;
+mod outputs;
 mod publish;
 mod registry;
 mod release;

@@ -13,21 +13,33 @@ use ksos_tests::{composer, copy_project, run, runtime};
 /// An identifier that belongs to nobody in particular.
 const STRANGER: u32 = 65534;
 
-/// Builds the example below `directory`, in a shell prepared by `setting`.
+/// Every format, by the end of its name, but the release, which is made of the disk's slot.
+const FORMATS: [(&str, &str); 7] = [
+    ("disk", "img"),
+    ("disk-zst", "img.zst"),
+    ("oci-image", "oci.tar"),
+    ("oci-artifact", "disk.oci.tar"),
+    ("qcow2", "qcow2"),
+    ("vmdk", "vmdk"),
+    ("vhd", "vhd"),
+];
+
+/// Builds the example below `directory`, in a shell prepared by `setting`; returns the directory with the outputs.
 fn built(directory: &Path, setting: &str, user: Option<u32>) -> PathBuf {
     let project = directory.join("project");
     let script = format!(
-        "{setting}; cd '{}' && exec '{}' build examples/containerd-node.toml --quiet --component runtime='{}'",
+        "{setting}; cd '{}' && exec '{}' build examples/containerd-node.toml --quiet --component runtime='{}' --format {}",
         project.display(),
         composer().display(),
-        runtime().display()
+        runtime().display(),
+        FORMATS.map(|(format, _)| format).join(",")
     );
     let mut command = Command::new(if user.is_some() { "setpriv" } else { "sh" });
     if let Some(id) = user {
         command.arg(format!("--reuid={id}")).arg(format!("--regid={id}")).args(["--clear-groups", "sh"]);
     }
     run(command.arg("-c").arg(script)).expect_code(0);
-    project.join("out/containerd-node-0.1.0-x86_64.img")
+    project.join("out")
 }
 
 #[test]
@@ -55,7 +67,10 @@ fn another_directory_user_umask_and_time_zone_give_the_same_bytes() {
     // A cache of its own: nothing of the first build is used.
     let setting = format!("umask 077; export TZ=Asia/Kathmandu HOME='{0}' KSOS_CACHE='{0}/cache'", deeper.display());
     let two = built(&deeper, &setting, other_user.then_some(STRANGER));
-    run(Command::new("cmp").arg(&one).arg(&two)).expect_code(0);
+    for (_, suffix) in FORMATS {
+        let name = format!("containerd-node-0.1.0-x86_64.{suffix}");
+        run(Command::new("cmp").arg(one.join(&name)).arg(two.join(&name))).expect_code(0);
+    }
 }
 
 fn reachable(path: &Path) -> bool {

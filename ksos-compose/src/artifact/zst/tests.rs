@@ -21,11 +21,11 @@ fn zstd_finds_no_fault_and_the_same_bytes() {
     for name in SAMPLES {
         let directory = tempfile::tempdir().unwrap();
         let (raw, size) = written(directory.path(), name, 2);
-        // `cmp` finds one that ends early, too.
-        run(directory.path(), &format!("zstd -q -d -c image.img.zst | cmp - '{}'", raw.display()));
-        if size < 1 << 30 {
-            run(directory.path(), "zstd -q -t image.img.zst");
-        }
+        // All of it, or of what is too large for that the end, which is behind all else in the stream.
+        let part = if size > 1 << 30 { "tail -c 5000000" } else { "cat" };
+        let script = format!("zstd -q -dc image.img.zst | {part} >data; {part} '{}' | cmp - data", raw.display());
+        run(directory.path(), &script);
+        run(directory.path(), "zstd -q -t image.img.zst");
     }
 }
 

@@ -10,6 +10,8 @@
 
 pub mod image_layout;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -35,8 +37,6 @@ const VERSION: u32 = 1;
 pub struct Source<'a> {
     /// The session.
     pub session: &'a Session,
-    /// The project.
-    pub project: &'a Project,
     /// The plan.
     pub plan: &'a Plan,
     /// What the steps gave, by step and output.
@@ -255,7 +255,6 @@ impl Job<'_> {
         let written = record.written.clone();
         let source = Source {
             session: self.session,
-            project: self.project,
             plan: self.plan,
             steps: self.steps,
             disk: disk.as_deref().zip(written.as_ref()),
@@ -265,6 +264,8 @@ impl Job<'_> {
         let others: Vec<&PlannedArtifact> =
             wanted.iter().filter(|planned| planned.format != OutputFormat::Disk).collect();
         let results = side_by_side(&others, |planned| self.output(&source, planned, &work));
+        // A file that loses its second name has other stat data.
+        drop(work);
         let mut failure = Ok(());
         for (planned, result) in others.into_iter().zip(results) {
             match result {
