@@ -9,6 +9,7 @@ use ksos_formats::update::Version;
 
 use crate::manifest::types::{Duration, OutputFormat};
 use crate::ops::build::part::PartKind;
+use crate::ops::push::attach::Attachment;
 use crate::sign::KeySource;
 
 /// Composes KubeSolo OS images from a manifest: no root, loop devices, containers or host tools.
@@ -246,18 +247,9 @@ pub enum Command {
         #[command(flatten)]
         options: PublishOptions,
     },
-    /// Push releases to an OCI registry, and lead a channel to them.
-    Push {
-        /// Directories of releases, and oci://HOST/REPOSITORY.
-        #[arg(value_name = "RELEASE_DIR... oci://HOST/REPOSITORY", required = true)]
-        arguments: Vec<String>,
-        /// Also sign releases as `cosign` does: a private key, ECDSA P-256 or Ed25519 (PKCS#8 in PEM): FILE or env:NAME.
-        #[arg(long = "cosign-key", value_name = "SOURCE")]
-        cosign_keys: Vec<KeySource>,
-        /// How.
-        #[command(flatten)]
-        options: PublishOptions,
-    },
+    /// Push to an OCI registry what a build wrote: images, OCI layouts and archives under a tag, with their SBOM, provenance
+    /// and signatures; releases (.update) under tags of their own, and lead a channel to them.
+    Push(Box<PushArguments>),
     /// Boot an image in QEMU.
     Run(Box<RunArguments>),
     /// Test an image in QEMU: it boots, installs an update, keeps it, and falls back from it; exit code 1 when a case fails.
@@ -424,9 +416,9 @@ pub enum KeysCommand {
 /// How releases are published.
 #[derive(Debug, Clone, Args)]
 pub struct PublishOptions {
-    /// Name of the channel.
+    /// Name of the channel that leads to the releases.
     #[arg(long, value_name = "NAME")]
-    pub channel: String,
+    pub channel: Option<String>,
     /// Keys that sign the channel.
     #[command(flatten)]
     pub keys: SigningKeys,
@@ -440,7 +432,7 @@ pub struct PublishOptions {
     /// Take a version out of the channel.
     #[arg(long, value_name = "VERSION")]
     pub remove: Vec<Version>,
-    /// Put releases in the place of others of the same version.
+    /// Put releases in the place of others of the same version, and what is pushed in the place of what its tag names.
     #[arg(long)]
     pub replace: bool,
     /// Sign the channel anew even when its list stays as it is, for a later end.
@@ -464,6 +456,58 @@ pub struct PublishOptions {
     /// Print as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Options of `push`.
+#[derive(Debug, Clone, Args)]
+pub struct PushArguments {
+    /// Images (.img, .img.zst, .iso, .qcow2, .vmdk, .vhd), OCI layouts and archives (.oci.tar), directories of releases
+    /// (.update); and oci://HOST/REPOSITORY[:TAG]. Several images become one index [default tag: VERSION-ARCH, or VERSION].
+    #[arg(value_name = "ARTIFACT... oci://HOST/REPOSITORY[:TAG]", required = true)]
+    pub arguments: Vec<String>,
+    /// Also sign as `cosign` does: a private key, ECDSA P-256 or Ed25519 (PKCS#8 in PEM): FILE or env:NAME.
+    #[arg(long = "cosign-key", value_name = "SOURCE")]
+    pub cosign_keys: Vec<KeySource>,
+    /// Attach a file to what the tag names; repeat it for several.
+    #[arg(long = "attach", value_name = "FILE:TYPE", value_parser = Attachment::parse)]
+    pub attachments: Vec<Attachment>,
+    /// Attach nothing that lies beside the artifacts (NAME-VERSION-ARCH.spdx.json, .cdx.json, .provenance.json).
+    #[arg(long)]
+    pub no_referrers: bool,
+    /// Annotate the manifests that are made of files.
+    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = parse_annotation)]
+    pub annotations: Vec<(String, String)>,
+    /// Send raw disk images (.img) as they are; they are compressed with Zstandard otherwise.
+    #[arg(long)]
+    pub no_compress: bool,
+    /// Take blobs that another repository of the registry has from there; repeat it for several.
+    #[arg(long = "mount-from", value_name = "REPOSITORY")]
+    pub mounts: Vec<String>,
+    /// Speak http: to a registry on this machine alone (which is the default for one), to any registry with `force`; `never`
+    /// speaks https to one on this machine, too.
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "loopback")]
+    pub plain_http: Option<PlainHttp>,
+    /// How releases are published, and what is common.
+    #[command(flatten)]
+    pub options: PublishOptions,
+}
+
+/// When a registry is spoken to without encryption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PlainHttp {
+    /// When it is on this machine.
+    Loopback,
+    /// Always.
+    Force,
+    /// Never.
+    Never,
+}
+
+fn parse_annotation(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
 }
 
 /// Options of `verify`.

@@ -1,6 +1,7 @@
 //! The `ksos-compose` command.
 #![expect(clippy::disallowed_methods, reason = "the binary reads the environment once and passes values in")]
 
+mod push;
 mod releases;
 mod render;
 
@@ -118,9 +119,7 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
         Command::Publish { releases, to, options } => {
             releases::publish(&session(&global, terminal)?, &releases, &to, &options)
         }
-        Command::Push { arguments, cosign_keys, options } => {
-            releases::push(&session(&global, terminal)?, &arguments, &cosign_keys, &options)
-        }
+        Command::Push(arguments) => push::push(&session(&global, terminal)?, &arguments),
         Command::Run(arguments) => run_image(&arguments, &global, terminal),
         Command::Test(arguments) => test_image(&arguments, &global, terminal),
         Command::Flash(arguments) => flash(&arguments, terminal),

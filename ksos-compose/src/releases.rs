@@ -8,29 +8,27 @@ use ksos_compose::effects::{fs, progress};
 use ksos_compose::manifest::keys::{KEY_FILE_LIMIT, cosign_key};
 use ksos_compose::ops::keys::{Rotation, WrittenSet};
 use ksos_compose::ops::publish::channel::Change;
-use ksos_compose::ops::publish::{
-    Destination, PublishError, Published, Repository, Request, Tree, publish as publish_to,
-};
+use ksos_compose::ops::publish::{Destination, PublishError, Published, Request, Tree, publish as publish_to};
 use ksos_compose::ops::trust::Trust;
 use ksos_compose::ops::verify_artifact::{self, Findings, Trusted};
 use ksos_compose::ops::{self, Environment, OpError, Reporter, Session};
-use ksos_compose::registry::signatures::CosignSigner;
-use ksos_compose::registry::{Location, Registry, RegistryError};
-use ksos_compose::sign::{self, KeySource, OpenedKey, Surroundings};
-use ksos_compose::source::oci::{Action, Registries};
+use ksos_compose::sign::{self, OpenedKey, Surroundings};
 use serde_json::{Value, json};
 
 use crate::render::out;
 
-fn line(text: &str) {
+/// Prints a line on standard output.
+pub fn line(text: &str) {
     out(&format!("{text}\n"));
 }
 
-fn print(value: &Value) {
+/// Prints JSON on standard output.
+pub fn print(value: &Value) {
     line(&format!("{value:#}"));
 }
 
-fn surroundings(environment: &Environment) -> Surroundings<'_> {
+/// Returns where keys are looked for.
+pub fn surroundings(environment: &Environment) -> Surroundings<'_> {
     Surroundings { variables: &environment.variables, directory: &environment.directory }
 }
 
@@ -122,47 +120,23 @@ pub fn publish(
     // Two that publish at once would each lose what the other adds to the channel.
     let _exclusive = session.cache.exclusive(&session.environment.directory.join(to))?;
     let tree = Tree::new(to, session.progress.as_ref());
-    publish_with(session, &tree, releases, options)
+    let published = publish_with(session, &tree, releases, options)?;
+    if options.json {
+        print(&json_of(&published));
+    } else {
+        show(session.reporter.as_ref(), &published);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-/// `push`
-pub fn push(
-    session: &Session,
-    arguments: &[String],
-    cosign_keys: &[KeySource],
-    options: &PublishOptions,
-) -> Result<ExitCode, OpError> {
-    let (mut places, mut releases) = (Vec::new(), Vec::new());
-    for argument in arguments {
-        match Location::parse(argument) {
-            Some(location) => places.push((location?, argument)),
-            None => releases.push(PathBuf::from(argument)),
-        }
-    }
-    let [(location, text)] = places.as_slice() else {
-        return Err(PublishError::Usage("one oci://HOST/REPOSITORY says where to push").into());
-    };
-    if location.reference().is_some() {
-        let reason = "tags are given by what is pushed".to_owned();
-        return Err(RegistryError::Place { text: (*text).clone(), reason }.into());
-    }
-    let cosign = cosign_keys
-        .iter()
-        .map(|source| CosignSigner::open(source, surroundings(&session.environment)))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(RegistryError::from)?;
-    let net = verify_artifact::downloader(session);
-    let registries = Registries::new(|name| session.environment.variable(name).map(str::to_owned));
-    let registry = Registry::new(&net, &registries, &location.place, Action::Push);
-    publish_with(session, &Repository { registry: &registry, cosign: &cosign }, &releases, options)
-}
-
-fn publish_with(
+/// Publishes releases where `destination` says.
+pub fn publish_with(
     session: &Session,
     destination: &dyn Destination,
     releases: &[PathBuf],
     options: &PublishOptions,
-) -> Result<ExitCode, OpError> {
+) -> Result<Published, OpError> {
+    let channel = options.channel.as_deref().ok_or(PublishError::Usage("--channel says what leads to the releases"))?;
     let reporter = session.reporter.as_ref();
     let signers = open(&session.environment, reporter, &options.keys)?;
     let trust = match Trust::read(&options.trusted, &[], &session.environment.directory)? {
@@ -170,11 +144,11 @@ fn publish_with(
         None if signers.is_empty() => return Err(PublishError::Usage("neither --key nor --keys says who signs").into()),
         None => Trust::of_signers(&signers)?,
     };
-    let published = publish_to(
+    publish_to(
         destination,
         &Request {
             releases,
-            channel: &options.channel,
+            channel,
             signers: &signers,
             trust: &trust,
             change: Change {
@@ -188,30 +162,31 @@ fn publish_with(
             draft: options.draft.as_deref(),
             drafted: options.from_draft.as_deref(),
         },
-    )?;
-    show(reporter, &published, options.json);
-    Ok(ExitCode::SUCCESS)
+    )
 }
 
-fn show(reporter: &dyn Reporter, published: &Published, as_json: bool) {
+/// Returns what was published, as JSON.
+pub fn json_of(published: &Published) -> Value {
     let Published { releases, channels, key_sets } = published;
-    if as_json {
-        let releases: Vec<Value> = releases
-            .iter()
-            .map(|release| json!({ "place": release.place, "sha256": release.digest, "bytes": release.bytes }))
-            .collect();
-        let channels: Vec<Value> = channels
-            .iter()
-            .map(|channel| {
-                json!({
-                    "place": channel.place, "sequence": channel.sequence, "versions": channel.versions,
-                    "changed": channel.changed, "draft": channel.draft,
-                })
+    let releases: Vec<Value> = releases
+        .iter()
+        .map(|release| json!({ "place": release.place, "sha256": release.digest, "bytes": release.bytes }))
+        .collect();
+    let channels: Vec<Value> = channels
+        .iter()
+        .map(|channel| {
+            json!({
+                "place": channel.place, "sequence": channel.sequence, "versions": channel.versions,
+                "changed": channel.changed, "draft": channel.draft,
             })
-            .collect();
-        print(&json!({ "releases": releases, "channels": channels, "key_sets": key_sets }));
-        return;
-    }
+        })
+        .collect();
+    json!({ "releases": releases, "channels": channels, "key_sets": key_sets })
+}
+
+/// Tells what was published.
+pub fn show(reporter: &dyn Reporter, published: &Published) {
+    let Published { releases, channels, key_sets } = published;
     key_sets.iter().for_each(|version| reporter.note(&format!("key set {version} is published")));
     for release in releases {
         match release.bytes {

@@ -11,6 +11,7 @@ mod images;
 mod init;
 mod outputs;
 mod publish;
+mod push;
 mod registry;
 mod release;
 

@@ -17,7 +17,7 @@ use ksos_tests::{Outcome, compose, run};
 use crate::registry::{Registry, is_there, tools};
 
 /// `cosign` is in no Debian release, so it is never required.
-fn cosign() -> bool {
+pub fn cosign() -> bool {
     let found = is_there("cosign");
     if !found {
         #[expect(clippy::print_stdout, reason = "the test tells what it skips")]
@@ -28,13 +28,14 @@ fn cosign() -> bool {
     found
 }
 
-struct Project {
-    directory: tempfile::TempDir,
+/// A directory with keys, and releases as they are asked for.
+pub struct Project {
+    pub directory: tempfile::TempDir,
 }
 
 impl Project {
     /// Makes a directory with the keys `a` and `b`.
-    fn new() -> Self {
+    pub fn new() -> Self {
         let project = Project { directory: tempfile::tempdir().unwrap() };
         for name in ["a", "b"] {
             project.run(&["keygen", "--out", name]).expect_code(0);
@@ -42,17 +43,17 @@ impl Project {
         project
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = compose(self.directory.path());
         command.args(arguments).env("KSOS_CACHE", self.path("cache")).env("DOCKER_CONFIG", self.path("docker"));
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Outcome {
+    pub fn run(&self, arguments: &[&str]) -> Outcome {
         run(&mut self.command(arguments))
     }
 
@@ -92,15 +93,16 @@ impl Project {
         name
     }
 
-    fn signed(&self, version: &str, chunks: u32) -> String {
+    pub fn signed(&self, version: &str, chunks: u32) -> String {
         let name = self.release(version, chunks, 1);
         self.run(&["sign", &name, "--key", "a.key"]).expect_code(0);
         name
     }
 }
 
+/// Fails unless `text` has all `parts`.
 #[track_caller]
-fn contains(text: &str, parts: &[&str]) {
+pub fn contains(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "no {part:?} in {text}");
     }

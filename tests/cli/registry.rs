@@ -40,6 +40,11 @@ const HTPASSWD: &str = "user:$2y$05$tQ.VNqKC5yzQkHeDv7NI9e4Egshbeyzlkqk476RijisG
 impl Registry {
     /// Starts one on a port of its own; with `login`, for `user` with the password `secret` alone.
     pub fn start(login: bool) -> Self {
+        Registry::start_with(login, "", |_| String::new())
+    }
+
+    /// Starts one with more settings: of `http`, and whatever `more` gives for its directory.
+    pub fn start_with(login: bool, http: &str, more: impl Fn(&Path) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -48,12 +53,12 @@ impl Registry {
             fs::write(root.join("htpasswd"), HTPASSWD).unwrap();
             format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", root.join("htpasswd").display())
         } else {
-            String::new()
+            more(root)
         };
         let storage = root.join("storage");
         let config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n  delete: {{enabled: true}}\n\
-             http: {{addr: \"{address}\"}}\n{auth}",
+             http: {{addr: \"{address}\"{http}}}\n{auth}",
             storage.display()
         );
         fs::write(root.join("config.yml"), config).unwrap();
@@ -86,7 +91,7 @@ impl Registry {
     }
 
     /// Where the registry stores a blob.
-    fn blob(&self, digest: &str) -> PathBuf {
+    pub fn blob(&self, digest: &str) -> PathBuf {
         let hex = digest.trim_start_matches("sha256:");
         self.directory.path().join(format!("storage/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
     }
@@ -99,12 +104,12 @@ impl Drop for Registry {
     }
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", ksos_formats::Digest::of(bytes))
 }
 
 /// Writes an OCI layout with an index of one image per architecture; returns the digests of its layers.
-fn layout(path: &Path, arches: &[&str], content: &str) -> Vec<String> {
+pub fn layout(path: &Path, arches: &[&str], content: &str) -> Vec<String> {
     fs::create_dir_all(path.join("blobs/sha256")).unwrap();
     let blob = |kind: &str, bytes: &[u8]| {
         let digest = sha256(bytes);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use ksos_formats::{Arch, Digest};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::reference::parse_digest;
 
@@ -72,7 +72,7 @@ pub struct Descriptor {
 }
 
 /// What an image runs on.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct Platform {
     /// As Go names it: `amd64`.
     #[serde(default)]
@@ -81,7 +81,7 @@ pub struct Platform {
     #[serde(default)]
     pub os: String,
     /// Variant of the architecture: `v8`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variant: Option<String>,
 }
 

@@ -126,6 +126,9 @@ pub enum OpError {
     /// A registry cannot be asked or told.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Something cannot be pushed.
+    #[error(transparent)]
+    Push(Box<super::push::PushError>),
     /// A document cannot be signed, published or believed.
     #[error(transparent)]
     Publish(Box<super::publish::PublishError>),
@@ -394,6 +397,15 @@ pub enum OpError {
     },
 }
 
+/// Returns where a failure at a registry belongs.
+pub fn of_registry(error: &RegistryError) -> Problem {
+    match error {
+        RegistryError::Place { .. } | RegistryError::Sign(_) => Problem::Manifest,
+        RegistryError::Fs(_) | RegistryError::Changed { .. } => Problem::Build,
+        RegistryError::Fetch(_) | RegistryError::Document { .. } | RegistryError::Stored { .. } => Problem::Source,
+    }
+}
+
 impl From<GraphError<OpError>> for OpError {
     fn from(error: GraphError<OpError>) -> Self {
         match error {
@@ -430,9 +442,8 @@ impl OpError {
             | OpError::Http { .. } => Problem::Source,
             OpError::Sign(error) if error.is_external() => Problem::Source,
             OpError::Sign(_) => Problem::Manifest,
-            OpError::Registry(RegistryError::Place { .. } | RegistryError::Sign(_)) => Problem::Manifest,
-            OpError::Registry(RegistryError::Fs(_)) => Problem::Build,
-            OpError::Registry(_) => Problem::Source,
+            OpError::Registry(error) => of_registry(error),
+            OpError::Push(error) => error.problem(),
             OpError::Publish(error) => error.problem(),
             OpError::Flash(error) => error.problem(),
             OpError::Manifest(_)
@@ -480,6 +491,7 @@ impl OpError {
             OpError::Cargo { component, source } => vec![source.hint(component)],
             OpError::Publish(error) => error.hints(),
             OpError::Flash(error) => error.hints(),
+            OpError::Push(error) => error.hints(),
             OpError::Indexes { components, .. } => {
                 let names = components.join(", ");
                 vec![
@@ -506,5 +518,11 @@ impl From<super::flash::FlashError> for OpError {
 impl From<super::publish::PublishError> for OpError {
     fn from(error: super::publish::PublishError) -> Self {
         OpError::Publish(Box::new(error))
+    }
+}
+
+impl From<super::push::PushError> for OpError {
+    fn from(error: super::push::PushError) -> Self {
+        OpError::Push(Box::new(error))
     }
 }

@@ -12,6 +12,7 @@ pub mod init;
 pub mod keys;
 pub mod manual;
 pub mod publish;
+pub mod push;
 pub mod run;
 pub mod session;
 pub mod sign;

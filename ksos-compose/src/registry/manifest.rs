@@ -6,6 +6,8 @@ use ksos_formats::Digest;
 use ksos_formats::update::Blob;
 use serde::{Deserialize, Serialize};
 
+use crate::oci::document::Platform;
+
 /// Media type of a manifest.
 pub use crate::oci::document::{INDEX, MANIFEST};
 
@@ -17,7 +19,7 @@ pub const EMPTY_BYTES: &[u8] = b"{}";
 pub const TITLE: &str = "org.opencontainers.image.title";
 
 /// What is said of a blob ("OCI Content Descriptors").
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// Media type.
@@ -30,6 +32,9 @@ pub struct Descriptor {
     /// What kind of artifact it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
+    /// What it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
     /// Annotations.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
@@ -42,8 +47,7 @@ impl Descriptor {
             media_type: media_type.to_owned(),
             digest: format!("sha256:{}", blob.sha256),
             size: blob.size,
-            artifact_type: None,
-            annotations: BTreeMap::new(),
+            ..Descriptor::default()
         }
     }
 
@@ -139,6 +143,9 @@ pub struct Index {
     pub media_type: String,
     /// The manifests.
     pub manifests: Vec<Descriptor>,
+    /// Annotations.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Index {

@@ -1,15 +1,21 @@
 //! Registries (OCI distribution specification 1.1) as the place of artifacts: what is pushed there, and what is read back.
 //!
+//! - [`name`]: what the name of a file says of it.
 //! - [`manifest`]: the document that names an artifact's blobs.
 //! - [`push`]: blobs, then the manifest by digest or tag: a pointer never leads to what is not there.
+//! - [`upload`]: one blob, however often it takes.
+//! - `referrers`: the list of what refers to a manifest, for registries that keep none.
 //! - [`signatures`]: what `cosign` signs and verifies of a manifest, in both of its forms.
 //!
 //! Credentials, proxies, certificates and retries are those of `source::oci` and `effects::net`. A tag is resolved once;
 //! whatever is read is compared with the digest that it was asked for by.
 
 pub mod manifest;
+pub mod name;
 pub mod push;
+mod referrers;
 pub mod signatures;
+pub mod upload;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -21,6 +27,7 @@ use self::manifest::{INDEX, MANIFEST};
 use crate::cache;
 use crate::effects::fs::{self, FsError};
 use crate::effects::net::{Answered, Body, Downloader, Exchange, FetchError, Manner, Request, SendFailure, Verb};
+use crate::oci::document::{DOCKER_LIST, DOCKER_MANIFEST};
 use crate::oci::reference::{Reference, ReferenceError};
 use crate::source::oci::{Access, Action, Answering, Place, Registries};
 
@@ -62,6 +69,14 @@ pub enum RegistryError {
         expected: String,
         /// What it says it has stored.
         found: String,
+    },
+    /// A file is not what its digest says.
+    #[error("{}: does not have SHA-256 {expected}: it is damaged, or changed while it was pushed", path.display())]
+    Changed {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Its digest before.
+        expected: Digest,
     },
     /// A signature cannot be made.
     #[error(transparent)]
@@ -116,6 +131,7 @@ pub struct Registry<'a> {
     net: &'a Downloader,
     access: Arc<Access>,
     place: Place,
+    mounts: Vec<String>,
 }
 
 /// A manifest and its digest.
@@ -130,7 +146,13 @@ pub struct Found {
 impl<'a> Registry<'a> {
     /// Returns the repository at `place`.
     pub fn new(net: &'a Downloader, registries: &Registries, place: &Place, action: Action) -> Self {
-        Registry { net, access: registries.access(place, action), place: place.clone() }
+        Registry { net, access: registries.access(place, action), place: place.clone(), mounts: Vec::new() }
+    }
+
+    /// Returns the repository at `place` to push to; what is in the repositories `mounts` of the same registry need not be
+    /// sent.
+    pub fn with_mounts(net: &'a Downloader, registries: &Registries, place: &Place, mounts: Vec<String>) -> Self {
+        Registry { net, access: registries.access_with(place, &mounts), place: place.clone(), mounts }
     }
 
     /// Returns the repository for people: `HOST/REPOSITORY`.
@@ -172,7 +194,7 @@ impl<'a> Registry<'a> {
     /// [`RegistryError::Fetch`].
     pub fn digest_of(&self, tag: &str) -> Result<Option<Digest>, RegistryError> {
         let url = self.manifest_url(tag);
-        let accept = [("accept", format!("{MANIFEST}, {INDEX}"))];
+        let accept = [("accept", [MANIFEST, INDEX, DOCKER_MANIFEST, DOCKER_LIST].join(", "))];
         let answered = self.send(&self.name(), &url, Verb::Head, &accept, Body::None, &[200, 404])?;
         Ok(answered.header("docker-content-digest").and_then(parse_digest).filter(|_| answered.status == 200))
     }
@@ -277,9 +299,21 @@ fn parse_digest(text: &str) -> Option<Digest> {
 /// # Errors
 /// [`FsError`].
 pub fn hash_file(path: &std::path::Path) -> Result<Blob, FsError> {
+    hash_part(path, 0, u64::MAX)
+}
+
+/// Returns the size and digest of a part of a file: at most `length` bytes from `offset` on.
+///
+/// # Errors
+/// [`FsError`].
+pub fn hash_part(path: &std::path::Path, offset: u64, length: u64) -> Result<Blob, FsError> {
+    use std::io::{Read as _, Seek as _};
+
     use crate::effects::fs::Context;
     let mut hasher = ksos_formats::digest::Hasher::new();
-    let mut reader = std::io::BufReader::with_capacity(1 << 20, fs::open(path)?);
+    let mut file = fs::open(path)?;
+    file.seek(std::io::SeekFrom::Start(offset)).context("seek in", path)?;
+    let mut reader = std::io::BufReader::with_capacity(1 << 20, file.take(length));
     let size = std::io::copy(&mut reader, &mut hasher).context("read", path)?;
     Ok(Blob { size, sha256: hasher.finish() })
 }

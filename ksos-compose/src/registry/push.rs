@@ -1,23 +1,26 @@
-//! Pushes artifacts (OCI distribution specification 1.1, "Push"): what the registry has is not sent again, a broken
-//! upload goes on where it broke, and the manifest comes last.
+//! Pushes artifacts (OCI distribution specification 1.1, "Push"): several blobs at once, then the manifests, those that
+//! others name first. What the registry has is not sent again.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use ksos_formats::Digest;
 use ksos_formats::update::Blob;
 
-use super::manifest::{Descriptor, EMPTY, EMPTY_BYTES, INDEX, Index, MANIFEST, Manifest, TITLE};
+use super::manifest::{Descriptor, EMPTY, EMPTY_BYTES, MANIFEST, Manifest, TITLE};
+use super::upload::Arrival;
 use super::{Registry, RegistryError, parse_digest};
-use crate::effects::fs;
-use crate::effects::net::{Body, SendFailure, Verb};
-use crate::effects::progress::Task;
+use crate::effects::net::{Answered, Body, FetchError, Verb};
 
 /// How long a registry may take to answer what changes something: it may copy a blob to its storage first.
 pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// How many blobs are sent at once.
+pub const CONCURRENT: usize = 4;
 
 /// The bytes of a blob.
 #[derive(Debug, Clone)]
@@ -25,7 +28,12 @@ pub enum Content<'a> {
     /// In memory.
     Bytes(Cow<'a, [u8]>),
     /// In a file.
-    File(PathBuf),
+    File {
+        /// It.
+        path: PathBuf,
+        /// First byte.
+        offset: u64,
+    },
 }
 
 /// One blob of an artifact.
@@ -53,7 +61,12 @@ impl<'a> Layer<'a> {
 
     /// Returns a layer of a file, whose size and digest are known.
     pub fn file(media_type: &str, title: Option<&str>, blob: Blob, path: PathBuf) -> Self {
-        Layer::new(media_type, title, blob, Content::File(path))
+        Layer::part(media_type, title, blob, path, 0)
+    }
+
+    /// Returns a layer of a part of a file, from the byte `offset` on.
+    pub fn part(media_type: &str, title: Option<&str>, blob: Blob, path: PathBuf, offset: u64) -> Self {
+        Layer::new(media_type, title, blob, Content::File { path, offset })
     }
 
     fn new(media_type: &str, title: Option<&str>, blob: Blob, content: Content<'a>) -> Self {
@@ -127,80 +140,87 @@ pub fn push(registry: &Registry<'_>, artifact: &Artifact<'_>, tag: Option<&str>)
     let manifest = artifact.manifest();
     let digest = Digest::of(&manifest);
     let by_digest = format!("sha256:{digest}");
-    if registry.digest_of(tag.unwrap_or(&by_digest))? == Some(digest) {
+    let reference = tag.unwrap_or(&by_digest);
+    if registry.digest_of(reference)? == Some(digest) {
+        registry.ensure_listed(artifact, &manifest)?;
         return Ok(Pushed { digest, sent: 0, unchanged: true });
     }
-    let mut sent = 0;
     let empty = Layer::bytes(EMPTY, None, EMPTY_BYTES);
     let config = artifact.config.as_ref().unwrap_or(&empty);
-    for layer in std::iter::once(config).chain(&artifact.layers) {
-        sent += registry.push_blob(layer)?;
+    let layers: Vec<&Layer<'_>> = std::iter::once(config).chain(&artifact.layers).collect();
+    let brought = push_blobs(registry, &layers)?;
+    let answered = registry.put(&manifest, reference, MANIFEST)?;
+    if answered.header("oci-subject").is_none() {
+        registry.list_referrer(artifact, &manifest)?;
     }
-    registry.put_manifest(&manifest, tag.unwrap_or(&by_digest), artifact)?;
-    Ok(Pushed { digest, sent, unchanged: false })
+    Ok(Pushed { digest, sent: brought.sent, unchanged: false })
+}
+
+/// What became of some blobs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Brought {
+    /// Bytes that were sent.
+    pub sent: u64,
+    /// How many were sent.
+    pub blobs: usize,
+    /// How many were in another repository of the registry.
+    pub mounted: usize,
+    /// How many were there.
+    pub present: usize,
+}
+
+/// Brings blobs to the registry, each once and [`CONCURRENT`] at a time. After the first failure no other is begun, and
+/// the running ones are given up.
+///
+/// # Errors
+/// [`RegistryError`]: the first failure.
+pub fn push_blobs(registry: &Registry<'_>, layers: &[&Layer<'_>]) -> Result<Brought, RegistryError> {
+    let mut known = BTreeSet::new();
+    let mut layers: Vec<&Layer<'_>> = layers.iter().copied().filter(|layer| known.insert(layer.blob.sha256)).collect();
+    // The largest takes longest.
+    layers.sort_by_key(|layer| std::cmp::Reverse(layer.blob.size));
+    let (next, cancel) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let state: Mutex<(Brought, Option<RegistryError>)> = Mutex::default();
+    let work = || {
+        while !cancel.load(Ordering::Relaxed) {
+            let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+            let result = registry.bring(layer, &cancel);
+            let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+            let (brought, failure) = &mut *state;
+            match result {
+                Ok(Arrival::Sent) => {
+                    brought.blobs += 1;
+                    brought.sent += layer.blob.size;
+                }
+                Ok(Arrival::Mounted(_)) => brought.mounted += 1,
+                Ok(Arrival::Present) => brought.present += 1,
+                Err(error) => {
+                    cancel.store(true, Ordering::Relaxed);
+                    if failure.is_none() || matches!(failure, Some(RegistryError::Fetch(FetchError::Cancelled { .. })))
+                    {
+                        *failure = Some(error);
+                    }
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..CONCURRENT.min(layers.len()) {
+            scope.spawn(work);
+        }
+    });
+    match state.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        (_, Some(error)) => Err(error),
+        (brought, None) => Ok(brought),
+    }
 }
 
 impl Registry<'_> {
-    /// Sends a blob, unless the registry has it. Returns how many bytes of it were sent.
+    /// Puts the bytes of a manifest or an index, and checks what the registry has stored.
     ///
     /// # Errors
     /// [`RegistryError`].
-    pub fn push_blob(&self, layer: &Layer<'_>) -> Result<u64, RegistryError> {
-        let blob = &layer.blob;
-        let url = self.blob_url(&blob.sha256);
-        let name = match &layer.title {
-            Some(title) => format!("{title} to {}", self.name()),
-            None => self.blob_name(blob),
-        };
-        let answered = self.send(&name, &url, Verb::Head, &[], Body::None, &[200, 404])?;
-        if answered.status == 200 {
-            return Ok(0);
-        }
-        let file = match &layer.content {
-            Content::Bytes(_) => None,
-            Content::File(path) => Some(fs::open(path)?),
-        };
-        let mut task = self.net.task(&name, Some(blob.size));
-        let mut upload = Upload { registry: self, name: &name, layer, file: file.as_ref(), session: None, done: 0 };
-        self.net.attempts((&name, &url), task.as_mut(), |task| upload.attempt(task))?;
-        task.finish();
-        Ok(blob.size)
-    }
-
-    /// Puts a manifest; where the registry does not keep the list of what refers to its subject, keeps it.
-    fn put_manifest(&self, bytes: &[u8], reference: &str, artifact: &Artifact<'_>) -> Result<(), RegistryError> {
-        let url = self.put(bytes, reference, MANIFEST)?;
-        let Some(subject) = &artifact.subject else { return Ok(()) };
-        // "If the registry does not set the OCI-Subject header [...] the client MUST: pull the current referrers list
-        // using the referrers tag schema, [...] push the modified or created image index" (distribution specification
-        // 1.1, "Pushing Manifests with Subject").
-        if url.header("oci-subject").is_some() {
-            return Ok(());
-        }
-        let tag = subject.digest.replacen(':', "-", 1);
-        let mut index = match self.manifest(&tag)? {
-            Some(found) => Index::parse(&found.bytes)
-                .map_err(|reason| RegistryError::Document { url: self.manifest_url(&tag), reason })?,
-            None => Index { schema_version: 2, media_type: INDEX.to_owned(), manifests: Vec::new() },
-        };
-        let mut entry = Descriptor::of(MANIFEST, bytes);
-        entry.artifact_type = artifact.artifact_type.clone();
-        entry.annotations = artifact.annotations.clone();
-        if index.manifests.iter().any(|known| known.digest == entry.digest) {
-            return Ok(());
-        }
-        index.manifests.push(entry);
-        self.put(&index.to_bytes(), &tag, INDEX)?;
-        Ok(())
-    }
-
-    /// Puts the bytes of a manifest or an index, and checks what the registry has stored.
-    pub(super) fn put(
-        &self,
-        bytes: &[u8],
-        reference: &str,
-        media_type: &str,
-    ) -> Result<crate::effects::net::Answered, RegistryError> {
+    pub fn put(&self, bytes: &[u8], reference: &str, media_type: &str) -> Result<Answered, RegistryError> {
         let url = self.manifest_url(reference);
         let name = format!("{}:{reference}", self.name());
         let headers = [("content-type", media_type.to_owned())];
@@ -213,107 +233,5 @@ impl Registry<'_> {
             }
             _ => Ok(answered),
         }
-    }
-}
-
-/// One blob on its way.
-struct Upload<'a> {
-    registry: &'a Registry<'a>,
-    name: &'a str,
-    layer: &'a Layer<'a>,
-    file: Option<&'a File>,
-    /// Where the rest is to go, once the registry has said.
-    session: Option<String>,
-    /// Bytes that the registry has, as it says.
-    done: u64,
-}
-
-impl Upload<'_> {
-    /// Begins, or goes on where the attempt before broke.
-    fn attempt(&mut self, task: &mut dyn Task) -> Result<(), (SendFailure, bool)> {
-        let before = self.done;
-        self.ask_where().map_err(|failure| (failure, false))?;
-        let (resumed, progressed) = (self.done > 0, self.done > before);
-        match self.send_rest(task).and_then(|()| self.finish()) {
-            // What the registry had of it may have been something else: all of it decides.
-            Err(failure) if resumed && !failure.is_temporary() => {
-                (self.session, self.done) = (None, 0);
-                task.note(&format!("starting again at zero: {failure}"));
-                let sent = self.ask_where().and_then(|()| self.send_rest(task)).and_then(|()| self.finish());
-                sent.map_err(|failure| (failure, false))
-            }
-            result => result.map_err(|failure| (failure, progressed)),
-        }
-    }
-
-    /// Asks how far an upload has come, or begins one.
-    fn ask_where(&mut self) -> Result<(), SendFailure> {
-        let session = self.session.take().filter(|_| self.layer.blob.size > 0);
-        if let Some((location, end)) = session.and_then(|session| self.status(&session)) {
-            (self.session, self.done) = (Some(location), end);
-            return Ok(());
-        }
-        // "To obtain a session ID, perform a POST request to a URL in the following format: /v2/<name>/blobs/uploads/".
-        let url = format!("{}/blobs/uploads/", self.registry.place.base());
-        let answered = self.once(Verb::Post, &url, &[], Body::None, &[202], &mut |_| ())?;
-        (self.session, self.done) = (Some(answered.location()?), 0);
-        Ok(())
-    }
-
-    /// Returns where to go on, and from which byte; none when the registry has forgotten the upload. "To get the current
-    /// status after a 416 error, issue a GET request to a URL <location>".
-    fn status(&self, session: &str) -> Option<(String, u64)> {
-        let answered = self.once(Verb::Get, session, &[], Body::None, &[204], &mut |_| ()).ok()?;
-        let location = answered.location().unwrap_or_else(|_| session.to_owned());
-        let last: u64 = answered.header("range")?.rsplit_once('-')?.1.parse().ok()?;
-        // "0-0" is what of an upload is said that has nothing, too.
-        let end = if last == 0 { 0 } else { last + 1 };
-        (end <= self.layer.blob.size && end > 0).then_some((location, end))
-    }
-
-    /// Sends all that the registry has not, in one request.
-    fn send_rest(&mut self, task: &mut dyn Task) -> Result<(), SendFailure> {
-        let size = self.layer.blob.size;
-        let (start, length) = (self.done, size - self.done);
-        task.position(start);
-        if length == 0 {
-            return Ok(());
-        }
-        let Some(session) = self.session.clone() else { return Ok(()) };
-        let mut headers = vec![("content-type", "application/octet-stream".to_owned())];
-        if start > 0 {
-            headers.push(("content-range", format!("{start}-{}", size - 1)));
-        }
-        let body = match (&self.layer.content, self.file) {
-            (_, Some(file)) => Body::File { file, start, length },
-            (Content::Bytes(bytes), None) => Body::Bytes(&bytes[start as usize..]),
-            (Content::File(_), None) => unreachable!("a file is opened before it is sent"),
-        };
-        let answered =
-            self.once(Verb::Patch, &session, &headers, body, &[202], &mut |count| task.position(start + count))?;
-        self.session = Some(answered.location()?);
-        Ok(())
-    }
-
-    /// Says what the blob's digest is. The registry compares.
-    fn finish(&mut self) -> Result<(), SendFailure> {
-        let Some(session) = self.session.clone() else { return Ok(()) };
-        let separator = if session.contains('?') { '&' } else { '?' };
-        let url = format!("{session}{separator}digest=sha256%3A{}", self.layer.blob.sha256);
-        let headers = [("content-type", "application/octet-stream".to_owned())];
-        self.once(Verb::Put, &url, &headers, Body::None, &[201, 204], &mut |_| ())?;
-        Ok(())
-    }
-
-    fn once(
-        &self,
-        verb: Verb,
-        url: &str,
-        headers: &[(&'static str, String)],
-        body: Body<'_>,
-        expected: &[u16],
-        sent: &mut dyn FnMut(u64),
-    ) -> Result<crate::effects::net::Answered, SendFailure> {
-        self.registry.once(self.name, url, (verb, headers, body), expected, sent)
     }
 }

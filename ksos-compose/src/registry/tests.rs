@@ -17,6 +17,8 @@ struct State {
     blobs: HashMap<String, Vec<u8>>,
     uploads: HashMap<String, Vec<u8>>,
     manifests: HashMap<String, Vec<u8>>,
+    /// What other repositories have, by the query that mounts it.
+    others: HashMap<String, Vec<u8>>,
     next: usize,
 }
 
@@ -71,6 +73,10 @@ fn answer(seen: &Seen, stream: &mut TcpStream, state: &Mutex<State>, lists_refer
     let mut state = state.lock().unwrap();
     let method = seen.line.split(' ').next().unwrap();
     let (path, query) = seen.target().split_once('?').unwrap_or((seen.target(), ""));
+    if let ("HEAD", Some(digest)) = (method, path.strip_prefix("/v2/team/base/blobs/")) {
+        let is_there = state.others.values().any(|bytes| name(bytes) == digest);
+        return reply(stream, if is_there { 200 } else { 404 }, &[], b"");
+    }
     let rest = path.strip_prefix("/v2/team/os/").unwrap_or_default();
     let found = |stream: &mut TcpStream, bytes: Option<&Vec<u8>>| match bytes {
         Some(bytes) => {
@@ -82,6 +88,23 @@ fn answer(seen: &Seen, stream: &mut TcpStream, state: &Mutex<State>, lists_refer
     match (method, rest.split_once('/').unwrap_or((rest, ""))) {
         ("HEAD" | "GET", ("blobs", digest)) if digest.starts_with("sha256:") => found(stream, state.blobs.get(digest)),
         ("HEAD" | "GET", ("manifests", reference)) => found(stream, state.manifests.get(reference)),
+        ("GET", ("referrers", digest)) if lists_referrers => {
+            let digest = serde_json::Value::from(digest);
+            let about = |bytes: &&Vec<u8>| {
+                let manifest: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+                manifest["subject"]["digest"] == digest
+            };
+            let mut found: Vec<_> = state.manifests.values().filter(about).map(|bytes| name(bytes)).collect();
+            found.sort();
+            let list: Vec<_> = found.iter().map(|digest| serde_json::json!({ "digest": digest, "size": 1 })).collect();
+            let body = serde_json::json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": list }).to_string();
+            reply(stream, 200, &[&format!("Content-Type: {INDEX}")], body.as_bytes());
+        }
+        ("POST", ("blobs", "uploads/")) if query.starts_with("mount=") && state.others.contains_key(query) => {
+            let bytes = state.others[query].clone();
+            state.blobs.insert(name(&bytes), bytes);
+            reply(stream, 201, &["Location: /v2/team/os/blobs/x"], b"");
+        }
         ("POST", ("blobs", "uploads/")) => {
             state.next += 1;
             let id = state.next.to_string();
@@ -108,7 +131,8 @@ fn answer(seen: &Seen, stream: &mut TcpStream, state: &Mutex<State>, lists_refer
             let id = upload.trim_start_matches("uploads/");
             let wanted = query.split('&').find_map(|field| field.strip_prefix("digest=")).unwrap_or_default();
             let wanted = wanted.replace("%3A", ":");
-            let Some(bytes) = state.uploads.remove(id) else { return reply(stream, 404, &[], b"") };
+            let Some(mut bytes) = state.uploads.remove(id) else { return reply(stream, 404, &[], b"") };
+            bytes.extend_from_slice(&seen.body);
             if name(&bytes) != wanted {
                 let said = br#"{"errors":[{"code":"DIGEST_INVALID","message":"provided digest did not match"}]}"#;
                 return reply(stream, 400, &[], said);
@@ -170,8 +194,8 @@ fn an_artifact_is_pushed_once_with_its_manifest_last() {
 
 #[test]
 fn an_upload_goes_on_where_it_broke() {
-    let bytes = body(400_000);
-    let half = bytes[..150_000].to_vec();
+    let bytes = body(5_000_000);
+    let half = bytes[..1_500_000].to_vec();
     let count = AtomicUsize::new(0);
     let fake = Fake::new(
         true,
@@ -190,13 +214,13 @@ fn an_upload_goes_on_where_it_broke() {
     assert!(fake.has_blob(&bytes));
     let ranges: Vec<_> =
         fake.server.seen().iter().filter_map(|seen| seen.header("content-range").map(str::to_owned)).collect();
-    assert_eq!(ranges, ["150000-399999"]);
+    assert_eq!(ranges, ["1500000-4999999"]);
 }
 
 #[test]
 fn an_upload_that_is_forgotten_or_wrong_begins_again() {
     for kept in [None, Some(vec![0; 9])] {
-        let bytes = body(50_000);
+        let bytes = body(5_000_000);
         let count = AtomicUsize::new(0);
         let is_wrong = kept.is_some();
         let fake = Fake::new(
@@ -223,12 +247,12 @@ fn an_upload_that_is_forgotten_or_wrong_begins_again() {
 
 #[test]
 fn a_busy_registry_is_asked_again_and_a_firm_no_is_told() {
-    let count = AtomicUsize::new(0);
+    let known = Mutex::new(std::collections::HashSet::new());
     let fake = Fake::new(
         true,
-        Box::new(move |_, stream, _| {
-            // Every other request.
-            let is_busy = count.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
+        Box::new(move |seen, stream, _| {
+            // Every request, once.
+            let is_busy = known.lock().unwrap().insert(seen.line.clone());
             if is_busy {
                 reply(stream, 429, &["Retry-After: 0"], b"");
             }
@@ -324,11 +348,12 @@ fn credentials_do_not_follow_an_upload_to_another_host() {
     let text = format!("oci://{}/team/os", fake.server.address());
     let location = Location::parse(&text).unwrap().unwrap();
     let registry = Registry::new(&fake.fixture.downloader, &registries, &location.place, Action::Push);
-    registry.push_blob(&file(&fake, b"content")).unwrap();
+    let content = body(5_000_000);
+    registry.push_blob(&file(&fake, &content)).unwrap();
     let seen = storage.seen();
     assert_eq!(seen.len(), 2);
     assert!(seen.iter().all(|seen| seen.header("authorization").is_none()), "{seen:?}");
-    assert_eq!(seen[0].body, b"content");
+    assert_eq!(seen[0].body, content);
     assert!(seen[1].line.starts_with("PUT /there?x=1&digest=sha256%3A"), "{}", seen[1].line);
     assert!(fake.server.seen().iter().any(|seen| seen.header("authorization").is_some()));
 }
@@ -342,7 +367,6 @@ fn requests_with_bodies_go_through_a_proxy_whole() {
         match (seen.line.split(' ').next().unwrap(), path.starts_with("/v2/team/os/blobs/")) {
             ("HEAD", true) => reply(stream, 404, &[], b""),
             ("POST", true) => reply(stream, 202, &["Location: /v2/team/os/blobs/uploads/1"], b""),
-            ("PATCH", true) => reply(stream, 202, &["Location: /v2/team/os/blobs/uploads/1"], b""),
             ("PUT", true) => reply(stream, 201, &[], b""),
             _ => reply(stream, 500, &[], b""),
         }
@@ -356,7 +380,7 @@ fn requests_with_bodies_go_through_a_proxy_whole() {
     let seen = proxy.seen();
     assert_eq!(
         seen.iter().map(|seen| seen.line.split(' ').next().unwrap()).collect::<Vec<_>>(),
-        ["HEAD", "POST", "PATCH", "PUT"]
+        ["HEAD", "POST", "PUT"]
     );
     assert!(seen.iter().all(|seen| seen.target().starts_with("http://registry.example/v2/")), "{seen:?}");
     assert!(seen[2].body == content, "{} bytes", seen[2].body.len());
@@ -381,4 +405,99 @@ fn places_are_read() {
     {
         assert!(parse(text).unwrap().is_err(), "{text}");
     }
+}
+
+#[test]
+fn a_registry_that_takes_only_so_much_gets_pieces() {
+    let fake = Fake::new(
+        true,
+        Box::new(|seen, stream, _| {
+            let is_large = seen.body.len() > 17 << 20;
+            if is_large {
+                reply(stream, 413, &[], b"");
+            }
+            is_large
+        }),
+    );
+    let bytes = body(40 << 20);
+    fake.registry().push_blob(&file(&fake, &bytes)).unwrap();
+    assert!(fake.has_blob(&bytes));
+    let seen = fake.server.seen();
+    let ranges: Vec<_> = seen.iter().filter_map(|seen| seen.header("content-range")).collect();
+    assert_eq!(ranges, ["0-16777215", "16777216-33554431", "33554432-41943039"]);
+}
+
+#[test]
+fn what_another_repository_has_is_mounted() {
+    let fake = Fake::good();
+    let bytes = body(30_000);
+    let query = format!("mount=sha256%3A{}&from=team%2Fbase", Digest::of(&bytes));
+    fake.state.lock().unwrap().others.insert(query, bytes.clone());
+    let text = format!("oci://{}/team/os", fake.server.address());
+    let place = Location::parse(&text).unwrap().unwrap().place;
+    let mounts = vec!["team/none".to_owned(), "team/base".to_owned()];
+    let registry = Registry::with_mounts(&fake.fixture.downloader, &Registries::new(|_| None), &place, mounts);
+    assert_eq!(registry.push_blob(&file(&fake, &bytes)).unwrap(), 0);
+    assert!(fake.has_blob(&bytes) && !fake.methods().iter().any(|method| method == "PATCH" || method == "PUT"));
+    assert_eq!(registry.push_blob(&Layer::bytes("application/x", None, &b"other"[..])).unwrap(), 5);
+}
+
+#[test]
+fn an_answer_that_is_lost_costs_no_second_upload() {
+    let lost = AtomicUsize::new(0);
+    let fake = Fake::new(
+        true,
+        Box::new(move |seen, stream, state| {
+            let is_first = seen.line.contains("digest=") && lost.fetch_add(1, Ordering::SeqCst) == 0;
+            if is_first {
+                state.lock().unwrap().blobs.insert(name(&seen.body), seen.body.clone());
+                let _ = stream.shutdown(std::net::Shutdown::Both);
+            }
+            is_first
+        }),
+    );
+    assert_eq!(fake.registry().push_blob(&file(&fake, b"content")).unwrap(), 7);
+    assert_eq!(fake.methods().iter().filter(|method| *method == "POST").count(), 1, "{:?}", fake.methods());
+}
+
+#[test]
+fn a_file_that_is_another_by_now_is_named() {
+    let fake = Fake::good();
+    let layer = file(&fake, b"content");
+    for other in [&b"another"[..], b"short", b"longer than it was"] {
+        std::fs::write(fake.fixture.directory.path().join("layer"), other).unwrap();
+        let error = fake.registry().push_blob(&layer).unwrap_err();
+        assert!(matches!(&error, RegistryError::Changed { .. }), "{error}");
+    }
+    assert!(fake.state.lock().unwrap().blobs.is_empty());
+}
+
+#[test]
+fn of_writers_at_once_both_are_listed() {
+    let looked = AtomicUsize::new(0);
+    let theirs = Descriptor::of(manifest::MANIFEST, b"theirs");
+    let entry = theirs.clone();
+    let fake = Fake::new(
+        false,
+        Box::new(move |seen, _, state| {
+            let is_look = seen.line.starts_with("GET") && seen.line.contains("/manifests/sha256-");
+            // Another writer had read the list before ours came, and has put its own over it.
+            if is_look && looked.fetch_add(1, Ordering::SeqCst) == 1 {
+                let tag = seen.target().rsplit('/').next().unwrap().to_owned();
+                let mut state = state.lock().unwrap();
+                let ours = Index::parse(&state.manifests[&tag]).unwrap();
+                state.manifests.insert(tag, Index { manifests: vec![entry.clone()], ..ours }.to_bytes());
+            }
+            false
+        }),
+    );
+    let registry = fake.registry();
+    let subject = Descriptor::of(manifest::MANIFEST, b"subject");
+    let mut artifact = Artifact::new("application/note", vec![]);
+    artifact.subject = Some(subject.clone());
+    push(&registry, &artifact, None).unwrap();
+    let tag = subject.digest.replacen(':', "-", 1);
+    let index = Index::parse(&registry.manifest(&tag).unwrap().unwrap().bytes).unwrap();
+    let digests: Vec<_> = index.manifests.iter().map(|entry| entry.digest.clone()).collect();
+    assert_eq!(digests, [theirs.digest, name(&artifact.manifest())]);
 }

@@ -49,6 +49,9 @@ pub(super) enum Failure {
     /// 404 or 410.
     #[error("not found (status {0})")]
     NotFound(u16),
+    /// 404, 410 or 416 of an upload that was begun.
+    #[error("the registry has lost track of the upload (status {0})")]
+    Lost(u16),
     /// A status that another attempt may change.
     #[error("the server answered with status {status}")]
     Busy { status: u16, after: Option<Duration> },
@@ -84,8 +87,8 @@ pub(super) enum Failure {
 impl Failure {
     /// Can the same URL work a little later?
     pub(super) fn is_temporary(&self) -> bool {
-        use Failure::{Busy, Connect, Interrupted, Stalled, Truncated};
-        matches!(self, Connect(_) | Interrupted { .. } | Stalled { .. } | Truncated { .. } | Busy { .. })
+        use Failure::{Busy, Connect, Interrupted, Lost, Stalled, Truncated};
+        matches!(self, Connect(_) | Interrupted { .. } | Stalled { .. } | Truncated { .. } | Busy { .. } | Lost(_))
     }
 
     /// Did the attempt bring the download further than any before it?

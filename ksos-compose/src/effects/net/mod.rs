@@ -34,6 +34,7 @@ pub use self::batch::{FetchErrors, fetch_all};
 pub use self::download::Downloader;
 pub use self::options::NetOptions;
 pub use self::proxy::ProxyVariables;
+pub use self::retry::pause as retry_pause;
 pub use self::send::{Answered, Body, Exchange, SendFailure, Verb};
 pub use self::url::{basic_authorization, last_segment, redact};
 use crate::cache::{Blob, CacheError};

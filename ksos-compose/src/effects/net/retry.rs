@@ -38,6 +38,12 @@ pub(super) fn backoff(options: &NetOptions, round: u32) -> Duration {
     full / 2 + full / 2 * chance / 1024
 }
 
+/// Waits as before try `round` of something short that others may be doing, too: up to some hundred milliseconds.
+pub fn pause(round: u32) {
+    let options = NetOptions { backoff: Duration::from_millis(50), ..NetOptions::default() };
+    std::thread::sleep(backoff(&options, round));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -52,6 +53,8 @@ pub enum Body<'a> {
         start: u64,
         /// How many bytes.
         length: u64,
+        /// Gives up soon after this becomes true.
+        cancel: &'a AtomicBool,
     },
 }
 
@@ -92,6 +95,26 @@ impl SendFailure {
     /// Whether the same request can work a little later.
     pub fn is_temporary(&self) -> bool {
         self.0.is_temporary()
+    }
+
+    /// Returns the status of the answer, when the failure is one.
+    pub fn status(&self) -> Option<u16> {
+        match self.0 {
+            Failure::NotFound(status)
+            | Failure::Status(status)
+            | Failure::Busy { status, .. }
+            | Failure::TooBusy { status, .. }
+            | Failure::Refused { status, .. } => Some(status),
+            _ => None,
+        }
+    }
+
+    /// Says of an upload that is not known any more, or is known otherwise, that it can begin again.
+    pub fn or_lost(self) -> Self {
+        match self.status() {
+            Some(status @ (404 | 410 | 416)) => SendFailure(Failure::Lost(status)),
+            _ => self,
+        }
     }
 }
 
@@ -222,8 +245,8 @@ impl Downloader {
         match exchange.body {
             Body::None => self.client.hop(method, &url, &headers, Content::Bytes(&[]), exchange.patience),
             Body::Bytes(bytes) => self.client.hop(method, &url, &headers, Content::Bytes(bytes), exchange.patience),
-            Body::File { file, start, length } => {
-                let mut part = Part { file, start, length, position: 0, sent };
+            Body::File { file, start, length, cancel } => {
+                let mut part = Part { file, start, length, position: 0, sent, cancel };
                 let content = Content::Reader(&mut part, length);
                 self.client.hop(method, &url, &headers, content, exchange.patience)
             }
@@ -279,6 +302,7 @@ struct Part<'a> {
     length: u64,
     position: u64,
     sent: &'a mut dyn FnMut(u64),
+    cancel: &'a AtomicBool,
 }
 
 impl Read for Part<'_> {
@@ -287,6 +311,9 @@ impl Read for Part<'_> {
         let most = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
         if most == 0 {
             return Ok(0);
+        }
+        if self.cancel.load(Ordering::Relaxed) {
+            return Err(io::Error::other("given up"));
         }
         let count = self.file.read_at(&mut buffer[..most], self.start + self.position)?;
         if count == 0 {

@@ -9,7 +9,8 @@ use ksos_formats::update::{
 use super::release::LocalRelease;
 use super::{Destination, Pointer, PublishError};
 use crate::ops::OpError;
-use crate::registry::manifest::Manifest;
+use crate::ops::push::attach::{Attachment, attach};
+use crate::registry::manifest::{Descriptor, MANIFEST, Manifest};
 use crate::registry::push::{Artifact, Layer, push};
 use crate::registry::signatures::{self, CosignSigner};
 use crate::registry::{Found, Registry, RegistryError};
@@ -21,6 +22,8 @@ pub struct Repository<'a> {
     pub registry: &'a Registry<'a>,
     /// Keys with which the manifests of releases are signed as `cosign` does.
     pub cosign: &'a [CosignSigner],
+    /// Whether SBOM and provenance that lie beside a release are attached to it.
+    pub referrers: bool,
 }
 
 /// Returns the tag of a document, and what kind of artifact it is in.
@@ -90,13 +93,19 @@ impl Destination for Repository<'_> {
         let mut artifact = Artifact::new(RELEASE_ARTIFACT, layers);
         annotate(&mut artifact, &document.name, &document.version.to_string());
         let (tag, _) = tag(&Pointer::Release(release.name()));
-        let pushed = push(self.registry, &artifact, Some(&tag))?;
+        // The tag comes last: who sees it sees the signatures, too.
+        let by_digest = push(self.registry, &artifact, None)?;
         let bytes = artifact.manifest();
+        let subject = Descriptor::of(MANIFEST, &bytes);
+        if self.referrers {
+            attach(self.registry, &subject, &Attachment::beside(&release.path, "")?)?;
+        }
         let manifest = Found { digest: Digest::of(&bytes), bytes };
         for signer in self.cosign {
             signatures::sign(self.registry, &manifest, signer)?;
         }
-        Ok(pushed.sent)
+        let by_tag = push(self.registry, &artifact, Some(&tag))?;
+        Ok(if by_tag.unchanged { 0 } else { by_digest.sent })
     }
 
     fn put_document(&self, pointer: &Pointer, envelope: &[u8]) -> Result<(), OpError> {

@@ -24,7 +24,7 @@ const TOKEN_YOUTH: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Registries {
     config: Option<PathBuf>,
-    known: Mutex<BTreeMap<(Place, Action), Arc<Access>>>,
+    known: Mutex<BTreeMap<(Place, Action, Vec<String>), Arc<Access>>>,
 }
 
 /// What a token is to allow.
@@ -44,9 +44,18 @@ impl Registries {
 
     /// Returns the access to a repository.
     pub(crate) fn access(&self, place: &Place, action: Action) -> Arc<Access> {
+        self.shared(place, action, &[])
+    }
+
+    /// Returns the access to push to a repository, and to see what `others` of the same registry have.
+    pub(crate) fn access_with(&self, place: &Place, others: &[String]) -> Arc<Access> {
+        self.shared(place, Action::Push, others)
+    }
+
+    fn shared(&self, place: &Place, action: Action, others: &[String]) -> Arc<Access> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Access::new(place.clone(), action, self.config.clone()));
-        known.entry((place.clone(), action)).or_insert_with(new).clone()
+        let new = || Arc::new(Access::new(place.clone(), action, others.to_vec(), self.config.clone()));
+        known.entry((place.clone(), action, others.to_vec())).or_insert_with(new).clone()
     }
 }
 
@@ -55,6 +64,8 @@ impl Registries {
 pub(crate) struct Access {
     place: Place,
     action: Action,
+    /// Further repositories to pull from.
+    others: Vec<String>,
     config: Option<PathBuf>,
     credential: OnceLock<Result<Option<Credential>, String>>,
     current: Mutex<Option<Value>>,
@@ -75,8 +86,8 @@ impl std::fmt::Debug for Value {
 }
 
 impl Access {
-    fn new(place: Place, action: Action, config: Option<PathBuf>) -> Self {
-        Access { place, action, config, credential: OnceLock::new(), current: Mutex::default() }
+    fn new(place: Place, action: Action, others: Vec<String>, config: Option<PathBuf>) -> Self {
+        Access { place, action, others, config, credential: OnceLock::new(), current: Mutex::default() }
     }
 
     /// Looks the credential up, once: a helper may ask the user.
@@ -160,7 +171,7 @@ impl Answering<'_> {
 
     /// Fetches a token that allows what is to be done in the repository, and no more.
     fn token(&self, realm: &str, service: Option<&str>) -> Result<String, FetchError> {
-        let Access { place, action, .. } = self.access;
+        let Access { place, action, others, .. } = self.access;
         // A password goes there: never less protected than the registry itself.
         let is_protected = realm.starts_with("https://") || (place.plain && realm.starts_with("http://"));
         if !is_protected {
@@ -171,10 +182,15 @@ impl Answering<'_> {
             Action::Pull => "pull",
             Action::Push => "pull,push",
         };
-        let scope = format!("repository:{}:{actions}", place.repository);
-        let mut fields = vec![("scope", scope.as_str())];
-        fields.extend(service.map(|service| ("service", service)));
+        let mut scopes = vec![format!("repository:{}:{actions}", place.repository)];
+        scopes.extend(others.iter().map(|other| format!("repository:{other}:pull")));
         let credential = self.access.credential(self.name)?;
+        if matches!(credential, Some(Credential::RefreshToken(_))) {
+            // One field with all of them where it is a form ("Getting an OAuth2 token"), a field for each in a query.
+            scopes = vec![scopes.join(" ")];
+        }
+        let mut fields: Vec<(&str, &str)> = scopes.iter().map(|scope| ("scope", scope.as_str())).collect();
+        fields.extend(service.map(|service| ("service", service)));
         let (url, form, authorization) = match credential {
             Some(Credential::RefreshToken(token)) => {
                 fields.extend([

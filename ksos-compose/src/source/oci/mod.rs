@@ -27,7 +27,7 @@ pub(crate) use self::auth::{Access, Answering};
 pub use self::auth::{Action, Registries};
 pub use self::error::ImageError;
 pub use self::layout::Layout;
-pub use self::registry::{Place, Pull};
+pub use self::registry::{Place, Pull, is_loopback};
 use crate::cache::{Blob, Cache};
 use crate::oci::document::{self, Descriptor, Document, ImageBlob, ImageManifest, MAX_CONFIG, MAX_DOCUMENT};
 use crate::oci::reference::Reference;

@@ -41,8 +41,8 @@ impl Place {
     }
 }
 
-/// RFC 6761, section 6.3; RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3.
-fn is_loopback(registry: &str) -> bool {
+/// Whether a registry, by its host and port, is on this machine: RFC 6761, section 6.3; RFC 1122, section 3.2.1.3; RFC 4291, section 2.5.3.
+pub fn is_loopback(registry: &str) -> bool {
     let host = match registry.strip_prefix('[') {
         Some(inside) => inside.split(']').next().unwrap_or_default(),
         None => registry.split(':').next().unwrap_or_default(),
