@@ -77,7 +77,8 @@ fn composer_lines(script: &str) -> Vec<Vec<String>> {
         let names_it = words[..at].iter().all(|word| before.contains(&word.as_str()) || word.contains('='));
         names_it.then(|| words[at..].to_vec())
     });
-    of_composer.collect()
+    // The name alone is not a command.
+    of_composer.filter(|words| words.len() > 1).collect()
 }
 
 /// Collects what is wrong with the command lines in `script`; returns how many there are.
