@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use clap_complete::Shell;
 use ksos_formats::Arch;
 use ksos_formats::update::Version;
 
 use crate::manifest::CacheMode;
 use crate::manifest::types::{Duration, OutputFormat};
+use crate::ops::build::part::PartKind;
 use crate::ops::push::attach::Attachment;
 use crate::sign::KeySource;
 
@@ -21,6 +23,17 @@ pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
     pub global: Global,
+}
+
+/// Says what is wrong with a command line, the program's name first; `None` when it can be run.
+pub fn fault(words: &[String]) -> Option<String> {
+    use clap::error::ErrorKind;
+    match Cli::try_parse_from(words) {
+        Err(error) if !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            Some(error.to_string())
+        }
+        _ => None,
+    }
 }
 
 /// Options of every command.
@@ -104,6 +117,8 @@ fn parse_component(text: &str) -> Result<(String, PathBuf), String> {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write a manifest to start from.
+    Init(InitArguments),
     /// Build images.
     Build {
         /// Manifests.
@@ -115,6 +130,9 @@ pub enum Command {
         /// Directory for the images.
         #[arg(long, short, default_value = "out", value_name = "DIR")]
         out: PathBuf,
+        /// Write this part of the image alone, and run only the steps that it needs; repeat it for several.
+        #[arg(long, value_enum, value_delimiter = ',', value_name = "PART", conflicts_with = "formats")]
+        only: Vec<PartKind>,
         /// Redo every step; downloads are kept.
         #[arg(long)]
         fresh: bool,
@@ -262,12 +280,98 @@ pub enum Command {
     Run(Box<RunArguments>),
     /// Test an image in QEMU: it boots, installs an update, keeps it, and falls back from it; exit code 1 when a case fails.
     Test(Box<TestArguments>),
+    /// Write an image to a disk, e.g. a USB stick, and read it back; without a disk, or with --list, show the disks.
+    Flash(FlashArguments),
     /// Look after the cache.
     Cache {
         /// What to do.
         #[command(subcommand)]
         command: CacheCommand,
     },
+    /// Print what completes commands in a shell.
+    Completions {
+        /// The shell.
+        #[arg(value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Write manual pages, one for each command.
+    Man {
+        /// Directory; it is made when it is missing.
+        #[arg(long, short, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+/// Options of `init`.
+#[derive(Debug, Clone, Args)]
+pub struct InitArguments {
+    /// A file, or a directory that gets kubesolo-os.toml.
+    #[arg(value_name = "DIR|FILE", default_value = ".")]
+    pub to: PathBuf,
+    /// What the image is for.
+    #[arg(long, value_enum, default_value_t = Template::Kubesolo)]
+    pub template: Template,
+    /// Name of the image.
+    #[arg(long, value_name = "NAME", default_value = "my-node")]
+    pub name: String,
+    /// Architecture.
+    #[arg(long, default_value = "x86_64", value_parser = |text: &str| text.parse::<Arch>())]
+    pub arch: Arch,
+    /// Directory with base.toml and the other manifests of KubeSolo OS [default: manifests/ in the directory of the new
+    /// manifest, or the nearest above it].
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Also write a workflow that checks, builds and publishes.
+    #[arg(long, value_enum)]
+    pub ci: Option<CiSystem>,
+}
+
+/// What an image that `init` starts is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Template {
+    /// KubeSolo on servers, small boxes and virtual machines.
+    Kubesolo,
+    /// KubeSolo in clouds and virtual machines: a smaller kernel.
+    Cloud,
+    /// Debian's containerd and a service of your own.
+    Containerd,
+}
+
+/// Where a workflow runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CiSystem {
+    /// GitHub Actions.
+    Github,
+    /// GitLab CI/CD.
+    Gitlab,
+    /// Gitea or Forgejo Actions.
+    Gitea,
+}
+
+/// Options of `flash`.
+#[derive(Debug, Clone, Args)]
+pub struct FlashArguments {
+    /// The image: .img or .iso, as it is or compressed (.zst, .xz, .gz).
+    #[arg(value_name = "IMAGE")]
+    pub image: Option<PathBuf>,
+    /// The disk, e.g. /dev/sdb or /dev/disk/by-id/...
+    #[arg(value_name = "DISK")]
+    pub disk: Option<PathBuf>,
+    /// Show the disks, and why one is not written to.
+    #[arg(long, conflicts_with_all = ["image", "disk"])]
+    pub list: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Write to a built-in disk, too. One that is in use is never written to.
+    #[arg(long)]
+    pub force: bool,
+    /// Do not read back and compare.
+    #[arg(long)]
+    pub no_verify: bool,
+    /// Print as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Where private keys are.

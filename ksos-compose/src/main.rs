@@ -60,11 +60,15 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             let results = ops::check::check(&targets);
             Ok(terminal.checked(&results, json))
         }
-        Command::Build { selection, lock, out, fresh, json, sign_keys, public_keys } => {
+        Command::Build { selection, lock, out, only, fresh, json, sign_keys, public_keys } => {
             let session = session(&global, terminal)?;
             let sign = ops::build::SignOptions { keys: sign_keys, public_keys };
             let options = ops::build::Options { out: out.clone(), fresh, hash: json, lock: mode(lock), sign };
-            let results = ops::build::build(&session, &targets(&selection)?, &options);
+            let targets = targets(&selection)?;
+            let results = match only.as_slice() {
+                [] => ops::build::build(&session, &targets, &options),
+                parts => ops::build::part::build(&session, &targets, parts, &options),
+            };
             terminal.built(results, json)
         }
         Command::Plan { selection, lock, json } => {
@@ -118,7 +122,20 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
         Command::Push(arguments) => push::push(&session(&global, terminal)?, &arguments),
         Command::Run(arguments) => run_image(&arguments, &global, terminal),
         Command::Test(arguments) => test_image(&arguments, &global, terminal),
+        Command::Flash(arguments) => flash(&arguments, terminal),
         Command::Cache { command } => run_cache(&command, &global, terminal),
+        Command::Init(arguments) => {
+            terminal.started(&ops::init::init(&arguments)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { shell } => {
+            render::out(&ops::manual::completions(shell));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { out } => {
+            ops::manual::pages(&out)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -322,5 +339,25 @@ fn run_cache(command: &CacheCommand, global: &Global, terminal: &Arc<Terminal>) 
             terminal.cache_moved(&ops::build::pull_cache(&session, &targets(selection)?, mode(*lock))?);
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn flash(arguments: &ksos_compose::cli::FlashArguments, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
+    use ops::flash::{Candidate, FlashError, Image, Places};
+    let Some(image) = &arguments.image else {
+        terminal.disks(&ops::flash::list(&Places::default())?, arguments.json);
+        return Ok(ExitCode::SUCCESS);
+    };
+    let Some(disk) = &arguments.disk else {
+        terminal.disks(&ops::flash::list(&Places::default())?, arguments.json);
+        return Err(FlashError::NoDisk.into());
+    };
+    let request = ops::flash::Request { image, disk, force: arguments.force, verify: !arguments.no_verify };
+    let confirm = |disk: &Candidate, image: &Image| {
+        terminal.before_flash(disk, image);
+        arguments.yes || (std::io::stdin().is_terminal() && terminal.asked(&disk.name))
+    };
+    let flashed = ops::flash::flash(&request, terminal.as_ref(), &*terminal.progress(), &confirm)?;
+    terminal.flashed(&flashed, arguments.json);
     Ok(ExitCode::SUCCESS)
 }

@@ -8,9 +8,7 @@ use ksos_compose::effects::{fs, progress};
 use ksos_compose::manifest::keys::{KEY_FILE_LIMIT, cosign_key};
 use ksos_compose::ops::keys::{Rotation, WrittenSet};
 use ksos_compose::ops::publish::channel::Change;
-use ksos_compose::ops::publish::{
-    Destination, PublishError, Published, Request, Tree, publish as publish_to,
-};
+use ksos_compose::ops::publish::{Destination, PublishError, Published, Request, Tree, publish as publish_to};
 use ksos_compose::ops::trust::Trust;
 use ksos_compose::ops::verify_artifact::{self, Findings, Trusted};
 use ksos_compose::ops::{self, Environment, OpError, Reporter, Session};

@@ -13,6 +13,7 @@ use ksos_compose::ops::build::{Built, Explanation, Fetched};
 use ksos_compose::ops::check::Checked;
 use ksos_compose::ops::config::CheckedConfig;
 use ksos_compose::ops::diff::{Change as Value, Difference, FileDiff, Sum, UpdateSize};
+use ksos_compose::ops::flash::{Candidate, Flashed, Image};
 use ksos_compose::ops::update::Change;
 use ksos_compose::ops::verify::Verified;
 use ksos_compose::ops::{self, OpError, Reporter};
@@ -344,6 +345,74 @@ impl Terminal {
         }
     }
 
+    /// Prints the disks of this machine.
+    pub fn disks(&self, disks: &[Candidate], json: bool) {
+        if json {
+            outln!("{:#}", json!({ "disks": disks }));
+            return;
+        }
+        for disk in disks {
+            let reasons: Vec<String> = disk.obstacles.iter().map(ToString::to_string).collect();
+            let verdict = match reasons.as_slice() {
+                [] => self.paint("1;32", "can be written to"),
+                reasons if disk.refusals(true).is_empty() => format!("with --force: {}", reasons.join("; ")),
+                reasons => reasons.join("; "),
+            };
+            outln!(
+                "{:<14} {:>10} {:<6} {} ({verdict})",
+                disk.path.display(),
+                progress::size(disk.size),
+                disk.transport,
+                facts(disk)
+            );
+        }
+        if disks.is_empty() {
+            outln!("no disks");
+        }
+    }
+
+    /// Prints what is about to be overwritten.
+    pub fn before_flash(&self, disk: &Candidate, image: &Image) {
+        if !self.quiet {
+            let checked = if image.checked { ", as SHA256SUMS has it" } else { "" };
+            self.line(&format!("image  {} ({}{checked})", image.path.display(), progress::size(image.size)));
+            let (path, size) = (disk.path.display(), progress::size(disk.size));
+            self.line(&format!("disk   {path} ({size}, {}) {}", disk.transport, facts(disk)));
+            if !disk.partitions.is_empty() {
+                self.line(&format!("       has partitions {}", disk.partitions.join(", ")));
+            }
+        }
+    }
+
+    /// Asks whether everything on the disk `name` may go.
+    pub fn asked(&self, name: &str) -> bool {
+        self.line(&format!("Everything on it will be lost. Type {name} to go on:"));
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).is_ok() && answer.trim() == name
+    }
+
+    /// Prints what was written to a disk.
+    pub fn flashed(&self, flashed: &Flashed, json: bool) {
+        let Flashed { disk, written, verified } = flashed;
+        if json {
+            outln!(
+                "{:#}",
+                json!({
+                    "disk": disk, "size": written.size, "zeroed": written.zeroed, "fitted": written.fitted, "verified": verified,
+                })
+            );
+        } else if !self.quiet {
+            let how = if *verified { "written and verified" } else { "written" };
+            let size = progress::size(written.size);
+            self.line(&format!("{} {size} on {}", self.paint("1;32", how), disk.path.display()));
+        }
+    }
+
+    /// Prints what `init` wrote.
+    pub fn started(&self, written: &[std::path::PathBuf]) {
+        written.iter().for_each(|path| outln!("{}", path.display()));
+    }
+
     /// Prints what the cache holds.
     pub fn cache_listed(&self, buckets: &[ops::cache::Bucket], json: bool) {
         if json {
@@ -373,6 +442,15 @@ impl Terminal {
         }
         outln!("{} blobs, {} verified, {} damaged", report.blobs, progress::size(report.bytes), report.damaged.len());
         if report.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    }
+}
+
+/// Model and serial number, with nothing that could move the cursor.
+fn facts(disk: &Candidate) -> String {
+    let model = disk.model.as_deref().unwrap_or("(no model)").escape_debug().to_string();
+    match &disk.serial {
+        Some(serial) => format!("{model} {}", serial.escape_debug()),
+        None => model,
     }
 }
 

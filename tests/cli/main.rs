@@ -3,9 +3,12 @@
 #![expect(clippy::disallowed_methods, reason = "tests make and change files of their own")]
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod commands;
 mod documents;
+mod flash;
 mod hostile;
 mod images;
+mod init;
 mod outputs;
 mod publish;
 mod push;

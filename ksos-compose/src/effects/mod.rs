@@ -1,5 +1,6 @@
 //! The only users of the file system, processes, the network and the clock.
 
+pub mod block;
 pub mod clock;
 pub mod fs;
 pub mod net;

@@ -348,6 +348,12 @@ pub enum OpError {
     /// The image could not be run.
     #[error(transparent)]
     Run(#[from] super::run::RunError),
+    /// An image was not written to a disk.
+    #[error(transparent)]
+    Flash(Box<super::flash::FlashError>),
+    /// A starter was not written.
+    #[error(transparent)]
+    Init(#[from] super::init::InitError),
     /// The test cannot be made.
     #[error(transparent)]
     Test(#[from] super::test::TestError),
@@ -458,7 +464,9 @@ impl OpError {
             OpError::Push(error) => error.problem(),
             OpError::Unwritten { .. } => Problem::Source,
             OpError::Publish(error) => error.problem(),
+            OpError::Flash(error) => error.problem(),
             OpError::Manifest(_)
+            | OpError::Init(_)
             | OpError::Epoch { .. }
             | OpError::NoCacheDirectory
             | OpError::NoRemoteCache
@@ -502,6 +510,7 @@ impl OpError {
             }
             OpError::Cargo { component, source } => vec![source.hint(component)],
             OpError::Publish(error) => error.hints(),
+            OpError::Flash(error) => error.hints(),
             OpError::Push(error) => error.hints(),
             OpError::Indexes { components, .. } => {
                 let names = components.join(", ");
@@ -517,6 +526,12 @@ impl OpError {
             }
             _ => Vec::new(),
         }
+    }
+}
+
+impl From<super::flash::FlashError> for OpError {
+    fn from(error: super::flash::FlashError) -> Self {
+        OpError::Flash(Box::new(error))
     }
 }
 

@@ -8,9 +8,8 @@ use ksos_formats::update::{Version, is_name};
 use crate::oci::artifact::ARCH_ANNOTATION;
 
 /// Ends of the names of artifacts.
-const EXTENSIONS: [&str; 12] = [
-    ".img", ".raw", ".img.zst", ".raw.zst", ".qcow2", ".vmdk", ".vhd", ".iso", ".oci.tar", ".tar", ".oci", ".update",
-];
+const EXTENSIONS: [&str; 12] =
+    [".img", ".raw", ".img.zst", ".raw.zst", ".qcow2", ".vmdk", ".vhd", ".iso", ".oci.tar", ".tar", ".oci", ".update"];
 
 /// Returns the name without what says the format: what the names of an artifact and of its documents begin with.
 pub fn stem(file_name: &str) -> &str {
@@ -66,7 +65,13 @@ mod tests {
     fn names_are_taken_apart() {
         for (file, stem_of, name, version, arch) in [
             ("os-1.2.3-x86_64.img", "os-1.2.3-x86_64", "os", "1.2.3", Some(Arch::X86_64)),
-            ("my-os-2-1.0.0-rc.1-arm64.img.zst", "my-os-2-1.0.0-rc.1-arm64", "my-os-2", "1.0.0-rc.1", Some(Arch::Arm64)),
+            (
+                "my-os-2-1.0.0-rc.1-arm64.img.zst",
+                "my-os-2-1.0.0-rc.1-arm64",
+                "my-os-2",
+                "1.0.0-rc.1",
+                Some(Arch::Arm64),
+            ),
             ("os-1.2.3+build.7.oci.tar", "os-1.2.3+build.7", "os", "1.2.3+build.7", None),
             ("os.iso", "os", "os", "", None),
             ("os-arm64.qcow2", "os-arm64", "os", "", Some(Arch::Arm64)),
@@ -77,7 +82,11 @@ mod tests {
             assert_eq!(stem(file), stem_of);
             let named = Named::of(stem(file));
             let text = |version: Option<Version>| version.map(|version| version.to_string()).unwrap_or_default();
-            assert_eq!((named.name.unwrap_or_default().as_str(), text(named.version).as_str(), named.arch), (name, version, arch), "{file}");
+            assert_eq!(
+                (named.name.unwrap_or_default().as_str(), text(named.version).as_str(), named.arch),
+                (name, version, arch),
+                "{file}"
+            );
         }
     }
 

@@ -15,6 +15,7 @@ mod images;
 mod initramfs;
 mod local;
 mod outputs;
+pub mod part;
 mod proof;
 pub mod release;
 pub mod remote;

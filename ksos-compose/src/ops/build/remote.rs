@@ -142,7 +142,7 @@ pub fn needed(plan: &Plan, project: &Project) -> BTreeSet<String> {
         Input::Output { step, .. } => Some(step.clone()),
         Input::Digest(_) => None,
     });
-    let written = ["kernel", "root", "initramfs-base", "initramfs"].map(str::to_owned);
+    let written = ["kernel", "root", "initramfs-base", "initramfs", SYSTEM_IMAGE].map(str::to_owned);
     steps.chain(written).collect()
 }
 
