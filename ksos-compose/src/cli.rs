@@ -90,12 +90,16 @@ pub enum Command {
         /// List the artifacts as JSON, with SHA-256.
         #[arg(long)]
         json: bool,
-        /// Sign releases with this private key: a file, env:NAME, or exec:COMMAND; repeat it for several.
+        /// Sign releases (Ed25519), provenance and SHA256SUMS (ECDSA P-256, too) with this private key: a file, env:NAME,
+        /// or exec:COMMAND; repeat it for several.
         #[arg(long = "sign-key", value_name = "KEY", env = "KSOS_SIGN_KEY", hide_env_values = true)]
         sign_keys: Vec<KeySource>,
         /// The public key (PEM) of an exec: key; one for each of them, in order.
         #[arg(long = "public-key", value_name = "FILE")]
         public_keys: Vec<PathBuf>,
+        /// What the provenance calls this run, e.g. its address in CI [default: nothing].
+        #[arg(long, value_name = "ID", env = "KSOS_INVOCATION_ID")]
+        invocation_id: Option<String>,
     },
     /// Check manifests without downloading anything, or configurations of nodes.
     Check {

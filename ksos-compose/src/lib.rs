@@ -21,6 +21,7 @@ pub mod ops;
 pub mod plan;
 pub mod proof;
 pub mod registry;
+pub mod sbom;
 pub mod sign;
 pub mod source;
 #[cfg(test)]

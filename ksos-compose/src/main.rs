@@ -59,10 +59,10 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             let results = ops::check::check(&targets);
             Ok(terminal.checked(&results, json))
         }
-        Command::Build { selection, lock, out, fresh, json, sign_keys, public_keys } => {
+        Command::Build { selection, lock, out, fresh, json, sign_keys, public_keys, invocation_id } => {
             let session = session(&global, terminal)?;
             let sign = ops::build::SignOptions { keys: sign_keys, public_keys };
-            let options = ops::build::Options { out: out.clone(), fresh, hash: json, lock: mode(lock), sign };
+            let options = ops::build::Options { out: out.clone(), fresh, hash: json, lock: mode(lock), sign, invocation_id };
             let results = ops::build::build(&session, &targets(&selection)?, &options);
             terminal.built(results, json)
         }
@@ -194,6 +194,7 @@ fn run_image(
             hash: false,
             lock: mode(arguments.lock),
             sign: ops::build::SignOptions::default(),
+            invocation_id: None,
         };
         let mut results = ops::build::build(&session, &[target], &options);
         let built = results.remove(0)?;
@@ -286,6 +287,7 @@ fn next_release(
         hash: false,
         lock: mode(arguments.lock),
         sign: ops::build::SignOptions::default(),
+            invocation_id: None,
     };
     let built = ops::build::build(&session, &[target], &options).remove(0)?;
     terminal.built_one(&built);

@@ -123,6 +123,14 @@ pub enum OpError {
     /// A key cannot be had, or does not sign.
     #[error(transparent)]
     Sign(#[from] crate::sign::SignError),
+    /// A file that is too large to be signed as a whole.
+    #[error("{}: {size} bytes are too many to be signed as a whole; at most {} are", path.display(), super::sums::SIGNED_LIMIT)]
+    TooLargeToSign {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Its size in bytes.
+        size: u64,
+    },
     /// A registry cannot be asked or told.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -429,6 +437,7 @@ impl OpError {
             | OpError::NoRelease { .. }
             | OpError::NoSlot { .. }
             | OpError::OtherRelease { .. }
+            | OpError::TooLargeToSign { .. }
             | OpError::ChunkIndex { .. }
             | OpError::Release { .. }
             | OpError::UnknownComponent { .. }
@@ -453,6 +462,9 @@ impl OpError {
             }
             OpError::Cargo { component, source } => vec![source.hint(component)],
             OpError::Publish(error) => error.hints(),
+            OpError::TooLargeToSign { .. } => {
+                vec!["a build lists its digest in SHA256SUMS, whose signature counts for all files in it".to_owned()]
+            }
             OpError::Indexes { components, .. } => {
                 let names = components.join(", ");
                 vec![

@@ -1,6 +1,7 @@
 //! One function for each command. They take everything from a [`Session`], print nothing, and give typed results that
 //! the command line renders.
 
+pub mod blob_key;
 pub mod build;
 pub mod cache;
 pub mod check;
@@ -12,6 +13,7 @@ pub mod publish;
 pub mod run;
 pub mod session;
 pub mod sign;
+pub mod sums;
 pub mod test;
 pub mod trust;
 pub mod update;

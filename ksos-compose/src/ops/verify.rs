@@ -110,6 +110,7 @@ pub fn verify(
         hash: false,
         lock,
         sign: build::SignOptions::default(),
+        invocation_id: None,
     };
     let mut results = build::build(session, std::slice::from_ref(target), &options);
     let built = results.pop().expect("one target gives one result")?.disk()?;

@@ -157,6 +157,16 @@ pub struct Outputs {
     #[serde(default = "default_formats")]
     #[schemars(length(min = 1))]
     pub formats: Vec<OutputFormat>,
+    /// Bills of materials beside them. `[]`: none.
+    #[serde(default = "default_sbom")]
+    pub sbom: Vec<crate::sbom::Format>,
+    /// Digests of everything that is written in `SHA256SUMS`, and provenance. A disk image is hashed for them as a whole.
+    #[serde(default = "enabled")]
+    pub checksums: bool,
+}
+
+fn default_sbom() -> Vec<crate::sbom::Format> {
+    vec![crate::sbom::Format::Spdx, crate::sbom::Format::Cyclonedx]
 }
 
 fn default_formats() -> Vec<OutputFormat> {
@@ -165,7 +175,7 @@ fn default_formats() -> Vec<OutputFormat> {
 
 impl Default for Outputs {
     fn default() -> Self {
-        Outputs { formats: default_formats() }
+        Outputs { formats: default_formats(), sbom: default_sbom(), checksums: true }
     }
 }
 

@@ -18,6 +18,7 @@ pub mod release;
 mod resolve;
 pub mod root;
 mod stamp;
+mod supply;
 
 use std::path::{Path, PathBuf};
 
@@ -28,7 +29,8 @@ use super::{LockMode, OpError, Session, Target};
 use crate::effects::fs;
 use crate::graph::{self, Execution, History, Reason};
 use crate::plan::{self, Plan};
-use crate::sign::{self, KeySource, OpenedKey, Surroundings};
+use crate::ops::blob_key::BlobKey;
+use crate::sign::{KeySource, Signer, Surroundings};
 use execute::Executor;
 pub use resolve::Project;
 use stamp::{Stamp, Watch};
@@ -44,8 +46,10 @@ pub struct Options {
     pub hash: bool,
     /// Lock mode.
     pub lock: LockMode,
-    /// What signs releases.
+    /// What signs releases, provenance and the list of digests.
     pub sign: SignOptions,
+    /// What the provenance calls the run.
+    pub invocation_id: Option<String>,
 }
 
 /// What signs releases.
@@ -98,6 +102,12 @@ pub struct Built {
     pub arch: Arch,
     /// Artifacts.
     pub artifacts: Vec<Artifact>,
+    /// What is written about them: bills of materials, provenance.
+    #[serde(default)]
+    pub documents: Vec<Artifact>,
+    /// Whether `SHA256SUMS` lists them.
+    #[serde(default)]
+    pub checksums: bool,
     /// Nothing had to be done.
     pub fresh: bool,
     /// Steps that ran.
@@ -135,23 +145,25 @@ pub fn build(session: &Session, targets: &[Target], options: &Options) -> Vec<Re
     }
     let surroundings =
         Surroundings { variables: &session.environment.variables, directory: &session.environment.directory };
-    let keys = match sign::open(&options.sign.keys, &options.sign.public_keys, surroundings) {
+    let keys = match BlobKey::open(&options.sign.keys, &options.sign.public_keys, surroundings) {
         Ok(keys) => keys,
         Err(error) => return vec![Err(error.into())],
     };
-    keys.iter().filter_map(|key| key.warning.as_ref()).for_each(|warning| session.reporter.note(warning));
+    keys.iter().filter_map(BlobKey::warning).for_each(|warning| session.reporter.note(warning));
     let results = in_parallel(targets, |target| build_one(session, target, options));
-    results.into_iter().map(|built| signed(session, built?, &keys)).collect()
+    let finish = |built| supply::finish(session, signed(session, built, &keys)?, &keys, options);
+    results.into_iter().map(|built| finish(built?)).collect()
 }
 
 /// Signs the release of a build.
-fn signed(session: &Session, mut built: Built, keys: &[OpenedKey]) -> Result<Built, OpError> {
-    if keys.is_empty() {
+fn signed(session: &Session, mut built: Built, keys: &[BlobKey]) -> Result<Built, OpError> {
+    let signers: Vec<&dyn Signer> = keys.iter().filter_map(BlobKey::release_signer).collect();
+    if signers.is_empty() {
         return Ok(built);
     }
     for artifact in built.artifacts.iter_mut().filter(|artifact| artifact.format == release::ARTIFACT) {
         let path = session.environment.directory.join(&artifact.path);
-        release::sign(&path, keys)?;
+        release::sign(&path, &signers)?;
         *artifact = release::listed(&path, &artifact.path)?;
     }
     Ok(built)
@@ -202,16 +214,22 @@ fn scope(session: &Session, target: &Target, options: &Options) -> String {
 }
 
 /// Everything outside of files that decides a build's result.
-fn settings(session: &Session, target: &Target) -> String {
+fn settings(session: &Session, target: &Target, options: &Options) -> String {
     let environment = &session.environment;
     // What picks the compiler of programs that are built from source.
     let compiler = ["PATH", "RUSTUP_TOOLCHAIN", "RUSTUP_HOME", "CARGO_HOME"].map(|name| environment.variable(name));
-    format!("{}\0{:?}\0{:?}\0{compiler:?}", env!("CARGO_PKG_VERSION"), environment.source_date_epoch, target.components)
+    format!(
+        "{}\0{:?}\0{:?}\0{compiler:?}\0{:?}",
+        env!("CARGO_PKG_VERSION"),
+        environment.source_date_epoch,
+        target.components,
+        options.invocation_id
+    )
 }
 
 fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Built, OpError> {
     let scope = scope(session, target, options);
-    let settings = settings(session, target);
+    let settings = settings(session, target, options);
     if !options.fresh
         && let Some(stamp) = Stamp::if_current(&session.cache, &scope, &settings)
         && let Some(built) = from_stamp(session, stamp, &scope, options)
@@ -225,6 +243,8 @@ fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Bu
     let project = Project::open(session, target, options.lock, &mut watch)?;
     let (plan, execution) = execute_plan(session, &project, options.fresh, false)?;
     let directory = session.environment.directory.join(&options.out);
+    supply::begin(session, &plan, &directory)?;
+    let checksums = project.manifest().outputs.checksums;
     let mut artifacts = Vec::new();
     let mut usage = Vec::new();
     for artifact in &plan.artifacts {
@@ -236,7 +256,7 @@ fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Bu
             release::write(session, (&plan, planned), &source, &directory.join(&planned.directory_name))?;
         }
         usage = written.usage;
-        let sha256 = options.hash.then(|| hash(&path)).transpose()?;
+        let sha256 = (options.hash || checksums).then(|| hash(&path)).transpose()?;
         // The path as the user would write it.
         let shown = options.out.join(&artifact.file_name);
         let (size, allocated) = sizes(&path)?;
@@ -252,12 +272,16 @@ fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Bu
             format!("{}: no `update.keys`: the node takes no updates, and no release is written", plan.image.name);
         session.reporter.note(&note);
     }
+    let documents = supply::write(session, (&project, &plan, &execution.outputs), &artifacts, &directory, options)?;
+    documents.iter().filter_map(|document| document.path.file_name()).for_each(|name| watch.output(&directory.join(name)));
     let ran = execution.decisions.iter().filter(|(_, reason)| reason.is_some()).count();
     let built = Built {
         name: plan.image.name.clone(),
         version: plan.image.version.clone(),
         arch: plan.image.arch,
         artifacts,
+        documents,
+        checksums,
         fresh: false,
         ran,
         steps: plan.steps.len(),
@@ -290,7 +314,10 @@ fn from_stamp(session: &Session, mut stamp: Stamp, scope: &str, options: &Option
         let _ = stamp.save(&session.cache, scope);
     }
     let mut built = stamp.built;
-    if !options.hash {
+    for document in &mut built.documents {
+        document.path = options.out.join(document.path.file_name().unwrap_or_default());
+    }
+    if !(options.hash || built.checksums) {
         let files = built.artifacts.iter_mut().filter(|artifact| artifact.files.is_empty());
         files.for_each(|artifact| artifact.sha256 = None);
     }
