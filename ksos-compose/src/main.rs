@@ -62,7 +62,8 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
         Command::Build { selection, lock, out, fresh, json, sign_keys, public_keys, invocation_id } => {
             let session = session(&global, terminal)?;
             let sign = ops::build::SignOptions { keys: sign_keys, public_keys };
-            let options = ops::build::Options { out: out.clone(), fresh, hash: json, lock: mode(lock), sign, invocation_id };
+            let options =
+                ops::build::Options { out: out.clone(), fresh, hash: json, lock: mode(lock), sign, invocation_id };
             let results = ops::build::build(&session, &targets(&selection)?, &options);
             terminal.built(results, json)
         }
@@ -287,7 +288,7 @@ fn next_release(
         hash: false,
         lock: mode(arguments.lock),
         sign: ops::build::SignOptions::default(),
-            invocation_id: None,
+        invocation_id: None,
     };
     let built = ops::build::build(&session, &[target], &options).remove(0)?;
     terminal.built_one(&built);

@@ -84,10 +84,12 @@ impl BlobKey {
     pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         match self {
             BlobKey::Ed25519(key) => Ok(sign::sign(key.signer.as_ref(), message)?.to_vec()),
-            BlobKey::Ecdsa(key) => key.sign(message.to_vec()).map(|claim| claim.signature).map_err(|error| match error {
-                CosignSignError::Key(error) => error,
-                error => SignError::Key { place: "--sign-key".to_owned(), reason: error.to_string() },
-            }),
+            BlobKey::Ecdsa(key) => {
+                key.sign(message.to_vec()).map(|claim| claim.signature).map_err(|error| match error {
+                    CosignSignError::Key(error) => error,
+                    error => SignError::Key { place: "--sign-key".to_owned(), reason: error.to_string() },
+                })
+            }
         }
     }
 

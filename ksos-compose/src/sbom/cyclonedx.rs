@@ -19,8 +19,7 @@ pub fn document(bom: &Bom) -> Vec<u8> {
     let mut occurrences: BTreeMap<usize, Vec<Value>> = BTreeMap::new();
     for file in &bom.files {
         if let Some(package) = file.package {
-            let occurrence =
-                json!({ "location": format!("/{}", file.path), "additionalContext": format!("sha256:{}", file.sha256) });
+            let occurrence = json!({ "location": format!("/{}", file.path), "additionalContext": format!("sha256:{}", file.sha256) });
             occurrences.entry(package).or_default().push(occurrence);
         }
     }
@@ -34,7 +33,8 @@ pub fn document(bom: &Bom) -> Vec<u8> {
     for (number, package) in bom.packages.iter().enumerate() {
         components.push(component(package, &refs[number], occurrences.remove(&number)));
     }
-    let direct: Vec<&String> = bom.packages.iter().zip(&refs).filter(|(package, _)| package.kind != Kind::Crate).map(|(_, id)| id).collect();
+    let direct: Vec<&String> =
+        bom.packages.iter().zip(&refs).filter(|(package, _)| package.kind != Kind::Crate).map(|(_, id)| id).collect();
     let mut dependencies = vec![json!({ "ref": image, "dependsOn": direct })];
     for (package, id) in bom.packages.iter().zip(&refs).filter(|(package, _)| !package.uses.is_empty()) {
         let find = |purl: &String| bom.packages.iter().position(|package| package.purl == *purl);
@@ -65,7 +65,8 @@ pub fn document(bom: &Bom) -> Vec<u8> {
 }
 
 fn component(package: &Package, id: &str, occurrences: Option<Vec<Value>>) -> Value {
-    let Package { kind, name, version, purl, component, download, sha256, supplier, source, licence, uses: _ } = package;
+    let Package { kind, name, version, purl, component, download, sha256, supplier, source, licence, uses: _ } =
+        package;
     let mut value = json!({
         "type": match kind {
             Kind::Debian | Kind::Crate => "library",

@@ -174,3 +174,53 @@ pub fn sha1(bytes: &[u8]) -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::pack::PackWriter;
+    use crate::tree::{Entry, Meta};
+
+    #[test]
+    fn a_file_is_of_the_package_whose_pack_has_its_bytes_wherever_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::open(directory.path()).unwrap();
+        let mut writer = PackWriter::new(&cache).unwrap();
+        let stored = writer.add(&mut &b"libc"[..], 10).unwrap();
+        let pack = writer.finish().unwrap();
+        let entry = |node| Entry { meta: Meta::root(0o644, 0), node };
+        let mut tree = Tree::new(0);
+        tree.insert("usr/lib/libc.so.6", entry(Node::File(pack.content(stored)))).unwrap();
+        tree.insert("usr/lib/moved", entry(Node::HardLink("usr/lib/libc.so.6".into()))).unwrap();
+        tree.insert("etc/generated", entry(Node::File(Content::inline(*b"x")))).unwrap();
+        tree.insert("etc/hosts", entry(Node::File(Content::inline(*b"y")))).unwrap();
+        tree.insert("etc/link", entry(Node::Symlink("hosts".into()))).unwrap();
+        tree.insert("lib/modules/a.ko", entry(Node::File(Content::inline(*b"m")))).unwrap();
+        let origin = |path: &str, origin: &str| (path.to_owned(), Arc::from(origin));
+        let origins = BTreeMap::from([
+            origin("usr/lib/libc.so.6", "base"),
+            origin("usr/lib/moved", "base"),
+            origin("etc/generated", "base"),
+            origin("etc/hosts", "overlay node"),
+            origin("lib/modules/a.ko", "kernel modules"),
+        ]);
+        let packs = Packs::from([(
+            pack.blob.digest,
+            vec![("other".to_owned(), "libc6_2".to_owned()), ("base".to_owned(), "libc6_1".to_owned())],
+        )]);
+        let components = ["base".to_owned(), "other".to_owned()];
+        let listed = list(&cache, &tree, &origins, &components, &packs, 2).unwrap();
+        let owner = |path: &str| {
+            let file = listed.files.iter().find(|file| file.0 == path).unwrap();
+            listed.owners[file.1].clone()
+        };
+        let libc = Owner::Component { component: "base".to_owned(), part: "libc6_1".to_owned() };
+        assert_eq!((owner("usr/lib/libc.so.6"), owner("usr/lib/moved")), (libc.clone(), libc));
+        assert_eq!((owner("etc/generated"), owner("etc/hosts")), (Owner::Image, Owner::Image));
+        assert_eq!(owner("lib/modules/a.ko"), Owner::Kernel);
+        assert_eq!(listed.files.len(), 5, "a symbolic link is no file");
+        assert_eq!(listed.files.iter().find(|file| file.0 == "etc/generated").unwrap().3, sha1(b"x"));
+        // From the table now.
+        assert_eq!(list(&cache, &tree, &origins, &components, &packs, 1).unwrap(), listed);
+    }
+}

@@ -39,7 +39,8 @@ pub fn parse(text: &str, package: &str) -> Option<Licence> {
     let mut references = BTreeSet::new();
     let mut expressions = BTreeSet::new();
     for paragraph in paragraphs(text) {
-        let field = |name: &str| paragraph.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| *value);
+        let field =
+            |name: &str| paragraph.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| *value);
         // A paragraph without files gives the text of a licence that others name.
         let (Some(_), Some(synopsis)) = (field("files"), field("license")) else { continue };
         let expression = expression(synopsis, package, &mut references)?;
@@ -115,7 +116,9 @@ fn identifier(name: &str, package: &str, references: &mut References) -> Option<
         return Some(known);
     }
     let clean = |text: &str| -> String {
-        text.chars().map(|character| if character.is_ascii_alphanumeric() || character == '.' { character } else { '-' }).collect()
+        text.chars()
+            .map(|character| if character.is_ascii_alphanumeric() || character == '.' { character } else { '-' })
+            .collect()
     };
     let reference = format!("LicenseRef-{}-{}", clean(package), clean(name));
     references.insert((reference.clone(), name.to_owned()));
@@ -201,13 +204,68 @@ const RENAMED: [(&str, &str); 22] = [
 
 /// SPDX identifiers that Debian's files use as they are.
 const SAME: [&str; 62] = [
-    "0BSD", "AFL-2.1", "Apache-1.0", "Apache-1.1", "Apache-2.0", "APSL-2.0", "Artistic-1.0", "Artistic-2.0",
-    "BSD-1-Clause", "BSD-2-Clause", "BSD-3-Clause", "BSD-3-Clause-LBNL", "BSD-4-Clause", "BSD-4-Clause-UC",
-    "BSD-Source-Code", "BSL-1.0", "bzip2-1.0.6", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC0-1.0",
-    "CDDL-1.0", "CPL-1.0", "curl", "ECL-2.0", "EPL-1.0", "EPL-2.0", "FSFAP", "FSFUL", "FSFULLR", "FTL", "HPND",
-    "ICU", "IJG", "ImageMagick", "ISC", "Latex2e", "libpng-2.0", "Libpng", "MIT", "MIT-0", "MIT-CMU", "MPL-1.0",
-    "MPL-1.1", "MPL-2.0", "MS-PL", "NCSA", "NTP", "OFL-1.1", "OLDAP-2.8", "OpenSSL", "PHP-3.01", "PostgreSQL",
-    "PSF-2.0", "Python-2.0", "TCL", "Unicode-DFS-2016", "Unlicense", "Vim", "X11", "Zlib",
+    "0BSD",
+    "AFL-2.1",
+    "Apache-1.0",
+    "Apache-1.1",
+    "Apache-2.0",
+    "APSL-2.0",
+    "Artistic-1.0",
+    "Artistic-2.0",
+    "BSD-1-Clause",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "BSD-3-Clause-LBNL",
+    "BSD-4-Clause",
+    "BSD-4-Clause-UC",
+    "BSD-Source-Code",
+    "BSL-1.0",
+    "bzip2-1.0.6",
+    "CC-BY-3.0",
+    "CC-BY-4.0",
+    "CC-BY-SA-3.0",
+    "CC-BY-SA-4.0",
+    "CC0-1.0",
+    "CDDL-1.0",
+    "CPL-1.0",
+    "curl",
+    "ECL-2.0",
+    "EPL-1.0",
+    "EPL-2.0",
+    "FSFAP",
+    "FSFUL",
+    "FSFULLR",
+    "FTL",
+    "HPND",
+    "ICU",
+    "IJG",
+    "ImageMagick",
+    "ISC",
+    "Latex2e",
+    "libpng-2.0",
+    "Libpng",
+    "MIT",
+    "MIT-0",
+    "MIT-CMU",
+    "MPL-1.0",
+    "MPL-1.1",
+    "MPL-2.0",
+    "MS-PL",
+    "NCSA",
+    "NTP",
+    "OFL-1.1",
+    "OLDAP-2.8",
+    "OpenSSL",
+    "PHP-3.01",
+    "PostgreSQL",
+    "PSF-2.0",
+    "Python-2.0",
+    "TCL",
+    "Unicode-DFS-2016",
+    "Unlicense",
+    "Vim",
+    "X11",
+    "Zlib",
 ];
 
 #[cfg(test)]

@@ -90,7 +90,8 @@ fn image(bom: &Bom, files: Option<&Vec<usize>>) -> Value {
 }
 
 fn entry(bom: &Bom, package: &Package, id: &str, files: Option<&Vec<usize>>) -> Value {
-    let Package { kind, name, version, purl, component, download, sha256, supplier, source, licence, uses: _ } = package;
+    let Package { kind, name, version, purl, component, download, sha256, supplier, source, licence, uses: _ } =
+        package;
     let mut value = json!({
         "SPDXID": id,
         "name": name,
@@ -136,8 +137,7 @@ fn analyzed(value: &mut Value, bom: &Bom, files: Option<&Vec<usize>>) {
     let mut sums: Vec<&str> = numbers.iter().map(|number| bom.files[*number].sha1.as_str()).collect();
     sums.sort_unstable();
     value["filesAnalyzed"] = json!(true);
-    value["packageVerificationCode"] =
-        json!({ "packageVerificationCodeValue": files::sha1(sums.concat().as_bytes()) });
+    value["packageVerificationCode"] = json!({ "packageVerificationCodeValue": files::sha1(sums.concat().as_bytes()) });
     value["licenseInfoFromFiles"] = json!(["NOASSERTION"]);
 }
 

@@ -28,8 +28,8 @@ use serde::{Deserialize, Serialize};
 use super::{LockMode, OpError, Session, Target};
 use crate::effects::fs;
 use crate::graph::{self, Execution, History, Reason};
-use crate::plan::{self, Plan};
 use crate::ops::blob_key::BlobKey;
+use crate::plan::{self, Plan};
 use crate::sign::{KeySource, Signer, Surroundings};
 use execute::Executor;
 pub use resolve::Project;
@@ -273,7 +273,10 @@ fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Bu
         session.reporter.note(&note);
     }
     let documents = supply::write(session, (&project, &plan, &execution.outputs), &artifacts, &directory, options)?;
-    documents.iter().filter_map(|document| document.path.file_name()).for_each(|name| watch.output(&directory.join(name)));
+    documents
+        .iter()
+        .filter_map(|document| document.path.file_name())
+        .for_each(|name| watch.output(&directory.join(name)));
     let ran = execution.decisions.iter().filter(|(_, reason)| reason.is_some()).count();
     let built = Built {
         name: plan.image.name.clone(),

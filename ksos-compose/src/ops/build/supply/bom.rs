@@ -65,27 +65,50 @@ pub fn collect(
     }
     licences.table.save();
     found.extend(container_images(project, plan, outputs));
-    found.sort_by(|a, b| a.package.cmp(&b.package));
-    found.dedup_by(|a, b| a.package == b.package && a.part == b.part);
+    let (packages, numbers) = merge(&found);
     let listed: RootFiles = executor.json(&outputs["root"]["files"])?;
-    let places: BTreeMap<(&str, &str), usize> =
-        found.iter().enumerate().map(|(number, one)| ((one.component.as_str(), one.part.as_str()), number)).collect();
-    let kernel = kernel(project.manifest(), &found);
+    let places: BTreeMap<(&str, &str), usize> = found
+        .iter()
+        .zip(&numbers)
+        .map(|(one, number)| ((one.component.as_str(), one.part.as_str()), *number))
+        .collect();
+    let kernel = kernel(project.manifest(), &found).map(|position| numbers[position]);
     let owner = |owner: &Owner, digest: &Digest| match owner {
         Owner::Component { component, part } => places.get(&(component.as_str(), part.as_str())).copied(),
         Owner::Kernel => kernel,
-        Owner::ContainerImages => found.iter().position(|one| one.blobs.contains(digest)),
+        Owner::ContainerImages => {
+            found.iter().position(|one| one.blobs.contains(digest)).map(|position| numbers[position])
+        }
         Owner::Image => None,
     };
     let mut bom = Bom {
         image: plan.image.clone(),
         composer: env!("CARGO_PKG_VERSION"),
         distribution: distribution_of(project.manifest()),
-        packages: found.iter().map(|one| one.package.clone()).collect(),
+        packages,
         files: Vec::new(),
     };
     bom.set_files(listed, owner);
     Ok(bom)
+}
+
+/// Returns the packages in order, one that several components have once; and the number of each that was found.
+fn merge(found: &[Found]) -> (Vec<Package>, Vec<usize>) {
+    let mut packages: Vec<Package> = found.iter().map(|one| one.package.clone()).collect();
+    packages.sort();
+    packages.dedup_by(|next, kept| {
+        let same = next.purl == kept.purl && next.sha256 == kept.sha256;
+        if same && next.component != kept.component {
+            kept.component = format!("{}, {}", kept.component, next.component);
+        }
+        same
+    });
+    let number = |one: &Found| {
+        let same = |package: &Package| package.purl == one.package.purl && package.sha256 == one.package.sha256;
+        packages.iter().position(same).unwrap_or_default()
+    };
+    let numbers = found.iter().map(number).collect();
+    (packages, numbers)
 }
 
 /// Returns the distribution of the first package archive.
@@ -105,10 +128,17 @@ fn kernel(manifest: &Manifest, found: &[Found]) -> Option<usize> {
     named.or_else(|| found.iter().position(of_kernel))
 }
 
-fn debian(manifest: &Manifest, package: &plan::Package, component: &str, part: &str, licence: Option<Licence>) -> Found {
+fn debian(
+    manifest: &Manifest,
+    package: &plan::Package,
+    component: &str,
+    part: &str,
+    licence: Option<Licence>,
+) -> Found {
     let pinned = &package.pinned;
     let repository = manifest.apt.get(&pinned.repository);
-    let (vendor, release) = repository.and_then(suite).map_or_else(|| ("debian".to_owned(), String::new()), |suite| distribution(suite));
+    let (vendor, release) =
+        repository.and_then(suite).map_or_else(|| ("debian".to_owned(), String::new()), |suite| distribution(suite));
     let distro = if release.is_empty() { String::new() } else { format!("{vendor}-{release}") };
     let qualifiers = [("arch", pinned.architecture.as_str()), ("distro", &distro)];
     // The archive as the manifest has it: mirrors of this machine are nobody else's business.
@@ -275,10 +305,13 @@ impl Licences<'_> {
             Stated::Nothing => Ok(None),
             Stated::Licence(licence) => Ok(Some(licence)),
             Stated::At(other) => {
-                let parts = self.plan.parts.values().flat_map(|(part, inputs)| inputs.keys().map(move |key| (&part.name, key)));
+                let parts =
+                    self.plan.parts.values().flat_map(|(part, inputs)| inputs.keys().map(move |key| (&part.name, key)));
                 let begin = format!("{other}_");
                 let found = parts.into_iter().find(|(_, part)| part.starts_with(&begin));
-                let Some((component, part)) = found.map(|(name, part)| (name.clone(), part.clone())) else { return Ok(None) };
+                let Some((component, part)) = found.map(|(name, part)| (name.clone(), part.clone())) else {
+                    return Ok(None);
+                };
                 Ok(match self.stated(&component, &part, &other)? {
                     Stated::Licence(licence) => Some(licence),
                     Stated::Nothing | Stated::At(_) => None,
@@ -290,7 +323,9 @@ impl Licences<'_> {
     fn stated(&mut self, component: &str, part: &str, name: &str) -> Result<Stated, OpError> {
         let input = self.plan.parts.get(component).and_then(|(_, inputs)| inputs.get(part));
         let Some(Input::Output { step, output }) = input else { return Ok(Stated::Nothing) };
-        let Some(index) = self.outputs.get(step).and_then(|outputs| outputs.get(output)) else { return Ok(Stated::Nothing) };
+        let Some(index) = self.outputs.get(step).and_then(|outputs| outputs.get(output)) else {
+            return Ok(Stated::Nothing);
+        };
         if let Some(known) = self.table.get(&index.digest).and_then(|text| serde_json::from_str(text).ok()) {
             return Ok(known);
         }

@@ -24,10 +24,10 @@ use super::resolve::Project;
 use super::{Artifact, Built, Options};
 use crate::effects::fs;
 use crate::graph::Outputs;
+use crate::ops::blob_key::BlobKey;
 use crate::ops::sums::{self, Line};
 use crate::ops::{OpError, Session};
 use crate::plan::Plan;
-use crate::ops::blob_key::BlobKey;
 
 /// [`Artifact::format`] of the plain statement.
 pub const STATEMENT: &str = "in-toto";

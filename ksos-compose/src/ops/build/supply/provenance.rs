@@ -11,14 +11,13 @@ use ksos_formats::update::envelope::Envelope;
 use serde_json::{Map, Value, json};
 
 use crate::effects::fs;
+use crate::ops::blob_key::BlobKey;
 use crate::ops::build::Artifact;
 use crate::ops::build::release;
 use crate::ops::build::resolve::Project;
-use crate::ops::blob_key::BlobKey;
 use crate::ops::{OpError, Session};
 use crate::plan::{Plan, Resolved};
 use crate::sbom::{Bom, Kind, PROJECT};
-
 
 /// Media type of a statement in an envelope.
 pub const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
@@ -112,7 +111,9 @@ impl Statement<'_> {
         for file in &self.project.loaded.files {
             // Names alone, as paths are the machine's.
             let name = file.file_name().unwrap_or_default().to_string_lossy();
-            list.extend(hash(file).map(|sha256| json!({ "name": format!("manifest {name}"), "digest": { "sha256": sha256 } })));
+            list.extend(
+                hash(file).map(|sha256| json!({ "name": format!("manifest {name}"), "digest": { "sha256": sha256 } })),
+            );
         }
         for (file, text) in &self.project.required_options {
             list.push(local(format!("required options {}", shown(Path::new(file))), Digest::of(text.as_bytes())));
@@ -181,11 +182,8 @@ pub fn seal(statement: &Path, path: &Path, keys: &[BlobKey]) -> Result<Option<Ve
         fs::remove_file(path)?;
         return Ok(None);
     }
-    let mut envelope = old.unwrap_or_else(|| Envelope {
-        payload_type: PAYLOAD_TYPE.to_owned(),
-        payload,
-        signatures: Vec::new(),
-    });
+    let mut envelope =
+        old.unwrap_or_else(|| Envelope { payload_type: PAYLOAD_TYPE.to_owned(), payload, signatures: Vec::new() });
     let message = envelope.message();
     for key in keys {
         if !envelope.signatures.iter().any(|signature| key.has_signed(&message, &signature.bytes)) {
@@ -196,4 +194,3 @@ pub fn seal(statement: &Path, path: &Path, keys: &[BlobKey]) -> Result<Option<Ve
     }
     Ok(Some(envelope.to_json()))
 }
-
