@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use ksos_formats::Arch;
 use ksos_formats::update::Version;
 
-use crate::manifest::types::Duration;
+use crate::manifest::types::{Duration, OutputFormat};
 use crate::sign::KeySource;
 
 /// Composes KubeSolo OS images from a manifest: no root, loop devices, containers or host tools.
@@ -61,6 +61,10 @@ pub struct Selection {
     /// Use a local file or directory for a component.
     #[arg(long = "component", value_name = "NAME=PATH", value_parser = parse_component)]
     pub components: Vec<(String, PathBuf)>,
+    /// Write these formats instead of the manifest's: disk, disk-zst, iso, oci-image, oci-artifact, qcow2, vmdk, vhd,
+    /// update.
+    #[arg(long = "format", value_name = "FORMAT", value_delimiter = ',', value_parser = |text: &str| text.parse::<OutputFormat>())]
+    pub formats: Vec<OutputFormat>,
 }
 
 fn parse_component(text: &str) -> Result<(String, PathBuf), String> {
@@ -139,6 +143,9 @@ pub enum Command {
         /// Lock mode.
         #[command(flatten)]
         lock: LockOptions,
+        /// Directory for the images.
+        #[arg(long, short, default_value = "out", value_name = "DIR")]
+        out: PathBuf,
         /// Fresh steps too.
         #[arg(long)]
         all: bool,

@@ -73,9 +73,9 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             terminal.planned(&plans, json);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Explain { selection, lock, all, json } => {
+        Command::Explain { selection, lock, out, all, json } => {
             let session = session(&global, terminal)?;
-            let explained = ops::build::explain(&session, &targets(&selection)?, mode(lock))?;
+            let explained = ops::build::explain(&session, &targets(&selection)?, mode(lock), &out)?;
             terminal.explained(&explained, all, json);
             Ok(ExitCode::SUCCESS)
         }
@@ -103,7 +103,8 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
         Command::Verify(arguments) => {
             let session = session(&global, terminal)?;
             let components = arguments.components.into_iter().collect();
-            let target = Target { manifest: arguments.target.into(), arch: arguments.arch, components };
+            let target =
+                Target { manifest: arguments.target.into(), arch: arguments.arch, components, ..Target::default() };
             let (image, out) = (arguments.image.as_deref(), PathBuf::from("out"));
             let verified = ops::verify::verify(&session, &target, image, &out, mode(arguments.lock))?;
             Ok(terminal.verified(&verified))
@@ -138,7 +139,8 @@ fn targets(selection: &Selection) -> Result<Vec<Target>, OpError> {
         };
         for arch in arches {
             let components = selection.components.iter().cloned().collect();
-            targets.push(Target { manifest: manifest.clone(), arch, components });
+            let formats = selection.formats.clone();
+            targets.push(Target { manifest: manifest.clone(), arch, components, formats });
         }
     }
     Ok(targets)
@@ -188,7 +190,9 @@ fn run_image(
     let (image, arch) = if target.extension().is_some_and(|extension| extension == "toml") {
         let session = session(global, terminal)?;
         let components = arguments.components.iter().cloned().collect();
-        let target = Target { manifest: target, arch: arguments.arch, components };
+        // A disk boots, whatever else the manifest asks for.
+        let formats = vec![manifest::OutputFormat::Disk];
+        let target = Target { manifest: target, arch: arguments.arch, components, formats };
         let options = ops::build::Options {
             out: PathBuf::from("out"),
             fresh: false,
@@ -281,7 +285,8 @@ fn next_release(
     }
     let session = session(global, terminal)?;
     let components = arguments.components.iter().cloned().collect();
-    let target = Target { manifest: next.to_owned(), arch: None, components };
+    let formats = vec![manifest::OutputFormat::Update];
+    let target = Target { manifest: next.to_owned(), arch: None, components, formats };
     let options = ops::build::Options {
         out: PathBuf::from("out"),
         fresh: false,

@@ -5,7 +5,15 @@ pub mod cpio;
 pub mod disk;
 pub mod ext4;
 pub mod fat;
+pub mod ordered;
+pub mod qcow2;
 pub mod release;
+#[cfg(test)]
+mod samples;
+pub mod sparse;
 pub mod squashfs;
 pub mod verity;
+pub mod vhd;
+pub mod vmdk;
 pub mod window;
+pub mod zst;

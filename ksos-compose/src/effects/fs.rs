@@ -189,6 +189,31 @@ fn exchange(new: &Path, path: &Path) -> Result<(), FsError> {
     }
 }
 
+/// Makes the finished file `from` durable as `to`, on the same file system, with permission bits 0644. A crash leaves
+/// what was at `to`, or the new file.
+pub fn publish(from: &Path, to: &Path) -> Result<(), FsError> {
+    use std::os::unix::fs::PermissionsExt;
+    let file = open(from)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o644)).context("set mode of", from)?;
+    file.sync_all().context("sync", from)?;
+    std::fs::rename(from, to).context("rename to", to)?;
+    sync_parent(to)
+}
+
+/// Gives the file `from` a second name `to` on the same file system; where that knows none, copies it.
+pub fn link(from: &Path, to: &Path) -> Result<(), FsError> {
+    if std::fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    std::fs::copy(from, to).context("copy to", to)?;
+    Ok(())
+}
+
+/// Creates the file `path`, which must not exist, open for reading and writing.
+pub fn create_new(path: &Path) -> Result<File, FsError> {
+    File::options().read(true).write(true).create_new(true).open(path).context("create", path)
+}
+
 /// Removes the file or directory `path` and everything in it; that it is not there is no error.
 pub fn remove_tree(path: &Path) -> Result<(), FsError> {
     let removed = match symlink_metadata(path) {

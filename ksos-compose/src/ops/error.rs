@@ -291,6 +291,22 @@ pub enum OpError {
         /// Image name.
         name: String,
     },
+    /// An output that somebody replaced by something else.
+    #[error("{}: not the container image that a build wrote", path.display())]
+    OtherLayout {
+        /// The file.
+        path: std::path::PathBuf,
+    },
+    /// A format that cannot be written for this image.
+    #[error("{file_name}: {format} is not for this image: {reason}")]
+    NoWriter {
+        /// Its file.
+        file_name: String,
+        /// The format.
+        format: crate::manifest::OutputFormat,
+        /// Why.
+        reason: &'static str,
+    },
     /// The manifest makes no release.
     #[error("{name} has no `update.keys`: there is no release")]
     NoUpdateKeys {
@@ -427,6 +443,8 @@ impl OpError {
             | OpError::Forward(_)
             | OpError::Test(_)
             | OpError::SameImage { .. }
+            | OpError::NoUpdateKeys { .. }
+            | OpError::NoWriter { .. }
             | OpError::Replacement { .. }
             | OpError::Lock(_)
             | OpError::LockKind { .. }

@@ -10,6 +10,7 @@ use ksos_formats::Arch;
 use crate::cache::Cache;
 use crate::effects::progress::Progress;
 use crate::graph::Reason;
+use crate::manifest::OutputFormat;
 
 /// Values of the environment that operations use. Library code reads none itself.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +69,7 @@ impl std::fmt::Debug for Session {
 }
 
 /// What to build: a manifest, for an architecture, with local components.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Target {
     /// The manifest file.
     pub manifest: PathBuf,
@@ -76,6 +77,8 @@ pub struct Target {
     pub arch: Option<Arch>,
     /// Components that are replaced by local files or directories.
     pub components: BTreeMap<String, PathBuf>,
+    /// Output formats instead of the manifest's, unless empty.
+    pub formats: Vec<OutputFormat>,
 }
 
 /// What may change and what may be asked.

@@ -82,14 +82,14 @@ fn is_of(name: &str, stem: &str) -> bool {
     name.strip_prefix(stem).is_some_and(|rest| rest.starts_with('.'))
 }
 
-/// Takes the lines of the image `stem` out of the list in `directory`.
+/// Takes the lines of the image `stem`, and that of the file `other`, out of the list in `directory`.
 ///
 /// # Errors
 /// When the list cannot be read or written.
-pub fn withdraw(directory: &Path, stem: &str) -> Result<(), OpError> {
+pub fn withdraw(directory: &Path, stem: &str, other: Option<&str>) -> Result<(), OpError> {
     let mut lines = read(directory)?;
     let before = lines.len();
-    lines.retain(|name, _| !is_of(name, stem));
+    lines.retain(|name, _| !is_of(name, stem) && other != Some(name.as_str()));
     if lines.len() == before { Ok(()) } else { put(directory, &lines) }
 }
 
@@ -229,15 +229,15 @@ mod tests {
         write(directory, &["SHA256SUMS.sig", "SHA256SUMS.2.sigstore.json", "b-1-x86_64.img.sig"]);
         merge(directory, "a-1-x86_64", lines(&["a-1-x86_64.img"])).unwrap();
         assert!(directory.join("SHA256SUMS.sig").exists(), "nothing changed");
-        withdraw(directory, "b-1-x86_64").unwrap();
+        withdraw(directory, "b-1-x86_64", None).unwrap();
         assert_eq!(names(directory), ["a-1-x86_64.img", "b-1-x86_64-more.img"]);
         let signatures = ["SHA256SUMS.sig", "SHA256SUMS.2.sigstore.json", "b-1-x86_64.img.sig"];
         assert_eq!(signatures.map(|name| directory.join(name).exists()), [false, false, true]);
         fs::remove_file(&directory.join("a-1-x86_64.img")).unwrap();
         merge(directory, "b-1-x86_64", lines(&["b-1-x86_64.img"])).unwrap();
         assert_eq!(names(directory), ["b-1-x86_64-more.img", "b-1-x86_64.img"], "what is gone is not listed");
-        withdraw(directory, "b-1-x86_64").unwrap();
-        withdraw(directory, "b-1-x86_64-more").unwrap();
+        withdraw(directory, "b-1-x86_64", None).unwrap();
+        withdraw(directory, "b-1-x86_64-more", None).unwrap();
         assert!(!directory.join(FILE).exists());
     }
 

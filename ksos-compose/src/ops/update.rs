@@ -48,7 +48,7 @@ pub fn update(
 }
 
 fn update_arch(session: &Session, manifest: &Path, arch: Arch, lock: &Lock, update: &Update) -> Result<Lock, OpError> {
-    let target = Target { manifest: manifest.to_owned(), arch: Some(arch), components: Default::default() };
+    let target = Target { manifest: manifest.to_owned(), arch: Some(arch), ..Target::default() };
     let project = Project::load(session, &target, LockMode::default(), &FILES)?;
     let lockable = |source: &Source| matches!(source, Source::Apt(_) | Source::Http(_));
     let manifest = project.manifest();

@@ -112,7 +112,8 @@ pub fn verify(
         sign: build::SignOptions::default(),
         invocation_id: None,
     };
-    let mut results = build::build(session, std::slice::from_ref(target), &options);
+    let target = Target { formats: vec![manifest::OutputFormat::Disk], ..target.clone() };
+    let mut results = build::build(session, &[target], &options);
     let built = results.pop().expect("one target gives one result")?.disk()?;
     let built = session.environment.directory.join(built);
     let result = match compare(&session.cache, &path, &built)? {

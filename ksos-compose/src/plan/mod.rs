@@ -20,7 +20,7 @@ pub use resolved::{
     Download, ImageSource, LocalTree, Package, Program, Resolved, ResolvedComponent, ResolvedImage, Trust,
     update_config,
 };
-pub use steps::{ImageBlobs, ModulesTask, Part, Selection, Task};
+pub use steps::{ImageBlobs, ModulesTask, Part, SYSTEM_IMAGE, Selection, Task};
 
 /// A plan.
 #[derive(Debug, Clone, Serialize)]
@@ -44,9 +44,9 @@ pub struct Plan {
     /// Blobs of every container image.
     #[serde(skip)]
     pub images: Vec<ImageBlobs>,
-    /// Artifacts.
+    /// Artifacts that are files.
     pub artifacts: Vec<PlannedArtifact>,
-    /// The release for updates, when nodes take any.
+    /// The release for updates, when it is wanted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub release: Option<ReleasePlan>,
 }
@@ -101,6 +101,17 @@ pub struct PartitionPlan {
     pub filesystem: uuid::Uuid,
 }
 
+impl Plan {
+    /// Returns what the names of all outputs begin with.
+    pub fn stem(&self) -> String {
+        stem(&self.image)
+    }
+}
+
+fn stem(image: &ImageId) -> String {
+    format!("{}-{}-{}", image.name, image.version, image.arch)
+}
+
 impl DiskPlan {
     /// Returns the GPT number, from 1, and the plan of the partition with `role`.
     pub fn partition(&self, role: PartitionRole) -> Option<(u32, &PartitionPlan)> {
@@ -141,14 +152,16 @@ pub fn plan(inputs: &Inputs<'_>) -> Plan {
         arch: *arch,
         epoch: *epoch,
     };
-    let stem = format!("{}-{}-{arch}", image.name, image.version);
-    let artifacts = manifest.outputs.formats.iter().map(|format| match format {
-        OutputFormat::Disk => PlannedArtifact { format: *format, file_name: format!("{stem}.img") },
-    });
-    let artifacts = artifacts.collect();
+    let stem = stem(&image);
+    let wanted = manifest.outputs.wanted(manifest.update.is_enabled());
+    let artifact = |format: &OutputFormat| {
+        let file_name = format!("{stem}{}", format.suffix());
+        (*format != OutputFormat::Update).then_some(PlannedArtifact { format: *format, file_name })
+    };
+    let artifacts = wanted.iter().filter_map(artifact).collect();
     let disk = disk(manifest, &image);
     let steps::Steps { steps, tasks, parts, images } = steps::steps(inputs, &image);
-    let release = manifest.update.is_enabled().then(|| release(manifest, &image, &stem));
+    let release = wanted.contains(&OutputFormat::Update).then(|| release(manifest, &image, &stem));
     let packages = packages::list(inputs);
     let cmdline = manifest.kernel.cmdline.clone();
     Plan { image, steps, tasks, parts, cmdline, disk, packages, images, artifacts, release }

@@ -14,6 +14,7 @@ use ksos_formats::Digest;
 use serde::{Deserialize, Serialize};
 use sha1::{Digest as _, Sha1};
 
+use super::licence::Stated;
 use crate::cache::Cache;
 use crate::cache::table::Table;
 use crate::tree::{Content, Location, Node, Tree};
@@ -55,6 +56,8 @@ pub struct RootFiles {
     pub owners: Vec<Owner>,
     /// Regular files in the order of their paths; a further name of a file is a file, too.
     pub files: Vec<ListedFile>,
+    /// What the packages say of their licences: component, part, statement.
+    pub licences: Vec<(String, String, Stated)>,
 }
 
 /// Where the contents of a part of a component are: digest of the pack, component, part.
@@ -89,7 +92,7 @@ pub fn list(
         ListedFile(path.to_owned(), by, content.digest, sha1[&content.digest].clone())
     });
     let files = files.collect();
-    Ok(RootFiles { format: FORMAT, owners, files })
+    Ok(RootFiles { format: FORMAT, owners, files, licences: Vec::new() })
 }
 
 fn owner(origin: &str, content: &Content, components: &[String], packs: &Packs) -> Owner {

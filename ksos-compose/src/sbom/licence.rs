@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::tree::{Node, Tree};
+
 /// The largest copyright file that is read, in bytes.
 pub const LIMIT: u64 = 4 << 20;
 
@@ -23,6 +25,32 @@ pub struct Licence {
     /// What it refers to that SPDX has no identifier for: the reference, and Debian's name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<(String, String)>,
+}
+
+/// What a package has at `usr/share/doc/NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stated {
+    /// Nothing that a program could read.
+    Nothing,
+    /// A licence.
+    Licence(Licence),
+    /// A link to the documentation of another package, which has the same.
+    At(String),
+}
+
+/// Reads what the package `name` states in its tree. One that cannot be read states nothing.
+pub fn stated(tree: &Tree, name: &str) -> Stated {
+    let directory = format!("usr/share/doc/{name}");
+    if let Some(Node::Symlink(target)) = tree.get(&directory).map(|entry| &entry.node) {
+        let other = target.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+        return Stated::At(other.to_owned());
+    }
+    let path = tree.canonicalize(&format!("{directory}/copyright"));
+    let Some(entry) = path.and_then(|path| tree.get(&path)) else { return Stated::Nothing };
+    let Node::File(content) = &tree.resolve_link(entry).node else { return Stated::Nothing };
+    let Ok(bytes) = content.read(LIMIT) else { return Stated::Nothing };
+    parse(&String::from_utf8_lossy(&bytes), name).map_or(Stated::Nothing, Stated::Licence)
 }
 
 /// Returns the licence that a copyright file states; none when it is not machine-readable. `package` is whose file it is.

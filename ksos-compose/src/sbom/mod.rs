@@ -151,7 +151,7 @@ impl Format {
 impl Bom {
     /// Returns the files of the root file system by what made them, as indexes into [`Bom::packages`].
     pub fn set_files(&mut self, listed: files::RootFiles, owner: impl Fn(&Owner, &Digest) -> Option<usize>) {
-        let files::RootFiles { format: _, owners, files } = listed;
+        let files::RootFiles { format: _, owners, files, licences: _ } = listed;
         self.files = files
             .into_iter()
             .map(|files::ListedFile(path, by, sha256, sha1)| {

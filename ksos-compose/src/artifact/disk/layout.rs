@@ -1,5 +1,7 @@
 //! Where partitions go.
 
+use serde::{Deserialize, Serialize};
+
 use super::DiskError;
 
 /// What every partition starts at a multiple of, in bytes.
@@ -12,7 +14,7 @@ const BACKUP_SECTORS: u64 = 33;
 const MOST_PARTITIONS: usize = 128;
 
 /// Where one partition is, in bytes from the start of the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
     /// First byte.
     pub offset: u64,

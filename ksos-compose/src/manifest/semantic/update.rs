@@ -8,13 +8,14 @@ use super::super::files::Files;
 use super::super::keys::{KEY_FILE_LIMIT, KeyFile, KeyFileError, cosign_key};
 use super::super::layers::normalize;
 use super::super::node::Node;
-use super::super::types::{Duration, Update};
+use super::super::types::{Duration, OutputFormat, Update};
 use super::Context;
 
 const MINUTE: u64 = 60_000;
 
 pub(super) fn check(context: &mut Context<'_>, files: &dyn Files) {
     let tree = context.tree;
+    check_outputs(context);
     let Some(update) = tree.get("update").filter(|node| node.table().is_some()) else { return };
     check_times(context, update);
     check_windows(context, update);
@@ -27,6 +28,19 @@ pub(super) fn check(context: &mut Context<'_>, files: &dyn Files) {
     }
     check_keys(context, update, files);
     check_image(context, update);
+}
+
+/// A release is for nodes that have keys.
+fn check_outputs(context: &mut Context<'_>) {
+    let tree = context.tree;
+    let formats = tree.at(&["outputs", "formats"]);
+    context.repeated(formats, "outputs.formats");
+    let keys = tree.at(&["update", "keys"]).map_or(0, |keys| keys.items().len());
+    let mut texts = formats.into_iter().flat_map(Node::texts);
+    if let Some((_, span)) = texts.find(|(text, _)| *text == OutputFormat::Update.name() && keys == 0) {
+        let message = "`outputs.formats` has \"update\" and there are no `update.keys`".to_owned();
+        context.error(Code::Conflict, span, message, "no node would take this release");
+    }
 }
 
 /// What is stated for updates while there are none.

@@ -153,8 +153,8 @@ pub struct Console {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Outputs {
-    /// Output formats.
-    #[serde(default = "default_formats")]
+    /// Output formats. When none is stated: the disk image and, with `update.keys`, the release.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub formats: Vec<OutputFormat>,
     /// Bills of materials beside them. `[]`: none.
@@ -169,13 +169,26 @@ fn default_sbom() -> Vec<crate::sbom::Format> {
     vec![crate::sbom::Format::Spdx, crate::sbom::Format::Cyclonedx]
 }
 
-fn default_formats() -> Vec<OutputFormat> {
-    vec![OutputFormat::Disk]
-}
-
 impl Default for Outputs {
     fn default() -> Self {
-        Outputs { formats: default_formats(), sbom: default_sbom(), checksums: true }
+        Outputs { formats: Vec::new(), sbom: default_sbom(), checksums: true }
+    }
+}
+
+impl Outputs {
+    /// Returns every format to write once, in the order in which they are stated; `updates`: whether the node takes any.
+    pub fn wanted(&self, updates: bool) -> Vec<OutputFormat> {
+        if self.formats.is_empty() {
+            let release = updates.then_some(OutputFormat::Update);
+            return [OutputFormat::Disk].into_iter().chain(release).collect();
+        }
+        let mut wanted = Vec::new();
+        for format in &self.formats {
+            if !wanted.contains(format) {
+                wanted.push(*format);
+            }
+        }
+        wanted
     }
 }
 
@@ -184,8 +197,84 @@ impl Default for Outputs {
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]
 pub enum OutputFormat {
-    /// A raw GPT disk image.
+    /// A raw GPT disk image, sparse.
     Disk,
+    /// The raw disk image, compressed with Zstandard.
+    DiskZst,
+    /// An ISO 9660 image that boots from CD and USB stick.
+    Iso,
+    /// A container image of the root file system, as an OCI layout in a tar.
+    OciImage,
+    /// The compressed disk image as an OCI artifact, as an OCI layout in a tar.
+    OciArtifact,
+    /// A disk image for QEMU.
+    Qcow2,
+    /// A disk image for VMware, stream-optimised.
+    Vmdk,
+    /// A fixed disk image for Hyper-V and Azure.
+    Vhd,
+    /// The release for nodes that take updates.
+    Update,
+}
+
+impl OutputFormat {
+    /// Every format.
+    pub const ALL: [OutputFormat; 9] = [
+        OutputFormat::Disk,
+        OutputFormat::DiskZst,
+        OutputFormat::Iso,
+        OutputFormat::OciImage,
+        OutputFormat::OciArtifact,
+        OutputFormat::Qcow2,
+        OutputFormat::Vmdk,
+        OutputFormat::Vhd,
+        OutputFormat::Update,
+    ];
+
+    /// Returns its name in manifests and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            OutputFormat::Disk => "disk",
+            OutputFormat::DiskZst => "disk-zst",
+            OutputFormat::Iso => "iso",
+            OutputFormat::OciImage => "oci-image",
+            OutputFormat::OciArtifact => "oci-artifact",
+            OutputFormat::Qcow2 => "qcow2",
+            OutputFormat::Vmdk => "vmdk",
+            OutputFormat::Vhd => "vhd",
+            OutputFormat::Update => "update",
+        }
+    }
+
+    /// Returns what follows `NAME-VERSION-ARCH` in the name of its file.
+    pub fn suffix(self) -> &'static str {
+        match self {
+            OutputFormat::Disk => ".img",
+            OutputFormat::DiskZst => ".img.zst",
+            OutputFormat::Iso => ".iso",
+            OutputFormat::OciImage => ".oci.tar",
+            OutputFormat::OciArtifact => ".disk.oci.tar",
+            OutputFormat::Qcow2 => ".qcow2",
+            OutputFormat::Vmdk => ".vmdk",
+            OutputFormat::Vhd => ".vhd",
+            OutputFormat::Update => ksos_formats::update::RELEASE_SUFFIX,
+        }
+    }
+}
+
+impl std::fmt::Display for OutputFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for OutputFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = OutputFormat::ALL.into_iter().find(|format| format.name() == text);
+        found.ok_or_else(|| format!("expected one of {}", OutputFormat::ALL.map(OutputFormat::name).join(", ")))
+    }
 }
 
 /// Limits that a build is checked against.

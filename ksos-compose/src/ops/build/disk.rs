@@ -36,7 +36,7 @@ pub struct Usage {
 }
 
 /// What was written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Written {
     /// How full the slot and the ESP are.
     pub usage: Vec<Usage>,

@@ -8,6 +8,7 @@ use ksos_formats::boot::{BootConfig, RootImage, SlotLabels};
 use ksos_formats::layout;
 
 use super::images::image_error;
+use super::outputs::image_layout;
 use super::resolve::{Project, cargo_build};
 use super::root::{self, CarriedImage, Pieces};
 use super::{initramfs, proof};
@@ -85,6 +86,7 @@ impl Execute for Executor<'_> {
                 self.container_image(step, reference, image, part, inputs)
             }
             Task::Root { parts, kernel, runtime } => self.root(step, parts, kernel, runtime, inputs),
+            Task::SystemImage { parts, command } => self.system_image(step, parts, command, inputs),
             Task::InitramfsBase { runtime } => {
                 let runtime = self.part(step, runtime, inputs)?;
                 let modules = self.index(&self.blob(step, "kernel modules", inputs))?;
@@ -311,10 +313,35 @@ impl<'a> Executor<'a> {
             created: self.plan.image.epoch as i64,
             // The root file system is compressed as a whole.
             compression: oci::LayerCompression::None,
+            jobs: self.session.jobs,
         };
-        let oci::Image { manifest, config, layer, .. } = oci::image(self.cache, &tree, &spec)?;
-        let outputs = [("manifest", manifest), ("config", config), ("layer", layer.blob)];
-        Ok(outputs.map(|(name, blob)| (name.to_owned(), blob)).into())
+        Ok(image_outputs(oci::image(self.cache, &tree, &spec)?))
+    }
+
+    /// Makes a container image of the root file system.
+    fn system_image(
+        &self,
+        step: &Step,
+        parts: &[Part],
+        command: &[String],
+        inputs: &StepOutputs,
+    ) -> Result<Outputs, OpError> {
+        let index = self.json(&self.blob(step, "module index", inputs))?;
+        let root = self.assembled(step, parts, &index, inputs)?;
+        let image = &self.plan.image;
+        let spec = oci::ImageSpec {
+            name: image_layout::reference(image),
+            arch: image.arch,
+            entrypoint: Vec::new(),
+            cmd: command.to_vec(),
+            env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+            working_dir: String::new(),
+            created: image.epoch as i64,
+            // Every engine and registry takes gzip.
+            compression: oci::LayerCompression::Gzip,
+            jobs: self.session.jobs,
+        };
+        Ok(image_outputs(oci::image(self.cache, &root.tree, &spec)?))
     }
 
     fn fetch_image_blob(&self, name: &str, image: &ResolvedImage, blob: &ImageBlob) -> Result<Outputs, OpError> {
@@ -344,14 +371,14 @@ impl<'a> Executor<'a> {
         Ok(blobs.into_iter().map(|blob| (blob.digest.hex(), blob)).collect())
     }
 
-    fn root(
+    /// Merges the root file system.
+    fn assembled(
         &self,
         step: &Step,
         parts: &[Part],
-        kernel: &Part,
-        runtime: &Part,
+        index: &kernel::ModuleIndex,
         inputs: &StepOutputs,
-    ) -> Result<Outputs, OpError> {
+    ) -> Result<root::Root, OpError> {
         let mut components = Vec::new();
         for part in parts {
             components.push((part.name.clone(), self.part(step, part, inputs)?));
@@ -365,9 +392,7 @@ impl<'a> Executor<'a> {
                 blobs,
             }
         });
-        let names_of_components: Vec<String> = parts.iter().map(|part| part.name.clone()).collect();
         let modules = self.index(&self.blob(step, "kernel modules", inputs))?;
-        let index: kernel::ModuleIndex = self.json(&self.blob(step, "module index", inputs))?;
         let overlays = self.manifest.overlays.iter().filter_map(|(name, overlay)| {
             let local = self.project.overlays.get(name)?;
             Some((name.clone(), overlay.to.relative().to_owned(), local.tree.clone()))
@@ -377,13 +402,25 @@ impl<'a> Executor<'a> {
             image: &self.plan.image,
             components,
             modules,
-            load: names(&self.manifest.kernel.load, &index),
+            load: names(&self.manifest.kernel.load, index),
             container_images: container_images.collect(),
             trust: self.project.trust.as_ref(),
             packages: &self.plan.packages,
             overlays: overlays.collect(),
         };
-        let root = root::assemble(pieces)?;
+        Ok(root::assemble(pieces)?)
+    }
+
+    fn root(
+        &self,
+        step: &Step,
+        parts: &[Part],
+        kernel: &Part,
+        runtime: &Part,
+        inputs: &StepOutputs,
+    ) -> Result<Outputs, OpError> {
+        let index: kernel::ModuleIndex = self.json(&self.blob(step, "module index", inputs))?;
+        let root = self.assembled(step, parts, &index, inputs)?;
         let initramfs = initramfs::base(
             &self.part(step, runtime, inputs)?,
             self.index(&self.blob(step, "initramfs modules", inputs))?,
@@ -406,15 +443,17 @@ impl<'a> Executor<'a> {
         )?;
         self.tell(&root.conflicts, &notes);
         let mut outputs = self.write_root(&root.tree)?;
-        outputs.insert("files".to_owned(), self.root_files(&root, &names_of_components, inputs)?);
+        outputs.insert("files".to_owned(), self.root_files(&root, parts, inputs)?);
         Ok(outputs)
     }
 
     /// Lists the files of the root file system by what made them.
-    fn root_files(&self, root: &root::Root, components: &[String], inputs: &StepOutputs) -> Result<Blob, OpError> {
+    fn root_files(&self, root: &root::Root, parts: &[Part], inputs: &StepOutputs) -> Result<Blob, OpError> {
+        let components: Vec<String> = parts.iter().map(|part| part.name.clone()).collect();
         let packs = super::supply::packs(self.plan, inputs);
-        let listed = sbom::files::list(self.cache, &root.tree, &root.origins, components, &packs, self.session.jobs);
-        let listed = listed.context("read the contents of", Path::new("/"))?;
+        let listed = sbom::files::list(self.cache, &root.tree, &root.origins, &components, &packs, self.session.jobs);
+        let mut listed = listed.context("read the contents of", Path::new("/"))?;
+        listed.licences = super::supply::licences(self.project, self.plan, self.cache, inputs)?;
         Ok(graph::json_blob(self.cache, &listed)?)
     }
 
@@ -483,6 +522,12 @@ impl<'a> Executor<'a> {
         writer.write_all(&segment).context("write", &base.path)?;
         Ok([("initramfs".to_owned(), writer.commit()?)].into())
     }
+}
+
+fn image_outputs(image: oci::Image) -> Outputs {
+    let oci::Image { manifest, config, layer, .. } = image;
+    let outputs = [("manifest", manifest), ("config", config), ("layer", layer.blob)];
+    outputs.map(|(name, blob)| (name.to_owned(), blob)).into()
 }
 
 /// Names of modules to load: patterns expanded, without those that are optional and not there, or built in.

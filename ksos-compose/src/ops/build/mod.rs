@@ -6,6 +6,7 @@
 //! plan      pure
 //! execute   the steps of the graph: cached by content
 //! disk      GPT, ESP and slot A straight into the artifact; temporary file, fsync, rename
+//! outputs   every other format from the finished disk image or root file system, side by side
 //! ```
 
 pub mod disk;
@@ -13,6 +14,7 @@ mod execute;
 mod images;
 mod initramfs;
 mod local;
+mod outputs;
 mod proof;
 pub mod release;
 mod resolve;
@@ -78,6 +80,9 @@ pub struct Artifact {
     /// Its files, when it is a directory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<ArtifactFile>,
+    /// Architectures, when it is for several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<Arch>,
 }
 
 /// A file of an artifact that is a directory.
@@ -151,8 +156,11 @@ pub fn build(session: &Session, targets: &[Target], options: &Options) -> Vec<Re
     };
     keys.iter().filter_map(BlobKey::warning).for_each(|warning| session.reporter.note(warning));
     let results = in_parallel(targets, |target| build_one(session, target, options));
-    let finish = |built| supply::finish(session, signed(session, built, &keys)?, &keys, options);
-    results.into_iter().map(|built| finish(built?)).collect()
+    let mut results = results.into_iter().map(|built| signed(session, built?, &keys)).collect::<Vec<_>>();
+    if let Err(error) = outputs::image_layout::join(session, &mut results, options) {
+        results.push(Err(error));
+    }
+    results.into_iter().map(|built| supply::finish(session, built?, &keys, options)).collect()
 }
 
 /// Signs the release of a build.
@@ -206,9 +214,10 @@ fn in_parallel<R: Send>(targets: &[Target], work: impl Fn(&Target) -> R + Sync) 
 fn scope(session: &Session, target: &Target, options: &Options) -> String {
     let directory = &session.environment.directory;
     format!(
-        "{}\0{:?}\0{}",
+        "{}\0{:?}\0{:?}\0{}",
         directory.join(&target.manifest).display(),
         target.arch,
+        target.formats,
         directory.join(&options.out).display()
     )
 }
@@ -244,57 +253,42 @@ fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Bu
     let (plan, execution) = execute_plan(session, &project, options.fresh, false)?;
     let directory = session.environment.directory.join(&options.out);
     supply::begin(session, &plan, &directory)?;
-    let checksums = project.manifest().outputs.checksums;
-    let mut artifacts = Vec::new();
-    let mut usage = Vec::new();
-    for artifact in &plan.artifacts {
-        let path = directory.join(&artifact.file_name);
-        let written = disk::write(session, &project, &plan, &execution.outputs, &path)?;
-        if let Some(planned) = &plan.release {
-            let slot = written.slot;
-            let source = release::Source { image: &path, slot, kernel_release: &written.kernel_release };
-            release::write(session, (&plan, planned), &source, &directory.join(&planned.directory_name))?;
-        }
-        usage = written.usage;
-        let sha256 = (options.hash || checksums).then(|| hash(&path)).transpose()?;
-        // The path as the user would write it.
-        let shown = options.out.join(&artifact.file_name);
-        let (size, allocated) = sizes(&path)?;
-        artifacts.push(Artifact { format: "disk".to_owned(), path: shown, size, allocated, sha256, files: Vec::new() });
-        watch.output(&path);
-    }
-    if let Some(planned) = &plan.release {
-        let path = directory.join(&planned.directory_name);
-        artifacts.push(release::listed(&path, &options.out.join(&planned.directory_name))?);
-        watch.release(&path);
-    } else {
-        let note =
-            format!("{}: no `update.keys`: the node takes no updates, and no release is written", plan.image.name);
-        session.reporter.note(&note);
-    }
-    let documents = supply::write(session, (&project, &plan, &execution.outputs), &artifacts, &directory, options)?;
-    documents
-        .iter()
-        .filter_map(|document| document.path.file_name())
-        .for_each(|name| watch.output(&directory.join(name)));
+    let made = outputs::write(session, &project, (&plan, &execution.outputs), options)?;
+    plan.artifacts.iter().for_each(|artifact| watch.output(&directory.join(&artifact.file_name)));
+    plan.release.iter().for_each(|release| watch.release(&directory.join(&release.directory_name)));
+    note_missing_release(session, &project, &plan);
+    let inputs = (&project, &plan, &execution.outputs);
+    let documents = supply::write(session, inputs, &made.artifacts, &directory, options)?;
+    supply::names(&documents).for_each(|name| watch.output(&directory.join(name)));
     let ran = execution.decisions.iter().filter(|(_, reason)| reason.is_some()).count();
     let built = Built {
         name: plan.image.name.clone(),
         version: plan.image.version.clone(),
         arch: plan.image.arch,
-        artifacts,
+        artifacts: made.artifacts,
         documents,
-        checksums,
+        checksums: project.manifest().outputs.checksums,
         fresh: false,
         ran,
         steps: plan.steps.len(),
-        usage,
+        usage: made.usage,
     };
     if let Some(stamp) = watch.finish(settings, built.clone()) {
         // Without a stamp the next build looks closer.
         let _ = stamp.save(&session.cache, &scope);
     }
     Ok(built)
+}
+
+/// Says why there is no release, unless the formats were stated.
+fn note_missing_release(session: &Session, project: &Project, plan: &Plan) {
+    let name = &plan.image.name;
+    match (&plan.release, project.manifest().update.is_enabled()) {
+        (None, false) if project.manifest().outputs.formats.is_empty() => session
+            .reporter
+            .note(&format!("{name}: no `update.keys`: the node takes no updates, and no release is written")),
+        _ => {}
+    }
 }
 
 fn from_stamp(session: &Session, mut stamp: Stamp, scope: &str, options: &Options) -> Option<Built> {
@@ -382,7 +376,7 @@ pub struct Explanation {
     pub name: String,
     /// Architecture.
     pub arch: Arch,
-    /// Step and reason; no reason for fresh steps.
+    /// Step or output, and reason; no reason for fresh ones.
     pub steps: Vec<(String, Option<Reason>)>,
 }
 
@@ -390,12 +384,16 @@ pub struct Explanation {
 ///
 /// # Errors
 /// [`OpError`].
-pub fn explain(session: &Session, targets: &[Target], lock: LockMode) -> Result<Vec<Explanation>, OpError> {
+pub fn explain(session: &Session, targets: &[Target], lock: LockMode, out: &Path) -> Result<Vec<Explanation>, OpError> {
     let mut explanations = Vec::new();
     for target in targets {
         let project = Project::open(session, target, lock, &mut Watch::new())?;
         let (plan, execution) = execute_plan(session, &project, false, true)?;
-        explanations.push(Explanation { name: plan.image.name, arch: plan.image.arch, steps: execution.decisions });
+        let mut steps = execution.decisions;
+        let stale = steps.iter().find(|(_, reason)| reason.is_some()).map(|(name, _)| name.clone());
+        let made = (&plan, &execution.outputs, stale.as_deref());
+        steps.extend(outputs::explain(session, &project, made, &session.environment.directory.join(out))?);
+        explanations.push(Explanation { name: plan.image.name, arch: plan.image.arch, steps });
     }
     Ok(explanations)
 }

@@ -13,7 +13,7 @@ use crate::effects::net::{Downloader, NetOptions, ProxyVariables};
 use crate::effects::{clock, fs};
 use crate::lock::{self, Lock};
 use crate::manifest::keys::{KEY_FILE_LIMIT, KeyFile, KeyFileError, cosign_key, key_set};
-use crate::manifest::{self, Component, HostPath, Loaded, Manifest, Source};
+use crate::manifest::{self, Component, HostPath, Loaded, Manifest, OutputFormat, Source};
 use crate::ops::{LockMode, OpError, Session, Target};
 use crate::plan::{
     self, Download, LocalTree, Package, Plan, Program, Resolved, ResolvedComponent, ResolvedImage, Trust,
@@ -82,7 +82,13 @@ impl Project {
         mode: LockMode,
         files: &dyn manifest::Files,
     ) -> Result<Self, OpError> {
-        let loaded = manifest::load(&target.manifest, target.arch, files)?;
+        let mut loaded = manifest::load(&target.manifest, target.arch, files)?;
+        if !target.formats.is_empty() {
+            loaded.manifest.outputs.formats = target.formats.clone();
+        }
+        if target.formats.contains(&OutputFormat::Update) && !loaded.manifest.update.is_enabled() {
+            return Err(OpError::NoUpdateKeys { name: loaded.manifest.image.name });
+        }
         let repositories = repositories(session, &loaded.manifest)?;
         let epoch = epoch(session)?;
         Ok(Project {

@@ -19,7 +19,7 @@ const STAMP_LIMIT: u64 = 32 << 20;
 
 /// Stat data of one file or directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Seen {
+pub(super) struct Seen {
     path: PathBuf,
     /// `None`: the path did not exist.
     stat: Option<Stat>,
@@ -33,6 +33,18 @@ struct Stat {
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
+}
+
+impl Seen {
+    /// Looks at `path`.
+    pub(super) fn now(path: PathBuf) -> Self {
+        Seen { stat: stat(&path), path }
+    }
+
+    /// Whether the file is there as it was then.
+    pub(super) fn is_current(&self) -> bool {
+        self.stat.is_some() && stat(&self.path) == self.stat
+    }
 }
 
 fn stat(path: &Path) -> Option<Stat> {
@@ -117,11 +129,10 @@ impl Watch {
     pub fn finish(self, settings: String, built: Built) -> Option<Stamp> {
         let Watch { started, mut inputs, outputs, releases } = self;
         inputs.retain(|path| !outputs.contains(path));
-        let see = |path: PathBuf| Seen { stat: stat(&path), path };
-        let mut seen: Vec<Seen> = inputs.into_iter().map(see).collect();
+        let mut seen: Vec<Seen> = inputs.into_iter().map(Seen::now).collect();
         let touched = |stat: &Stat| stat.changed.0 >= started || stat.modified.0 >= started;
         let racy = seen.iter().any(|seen| seen.stat.as_ref().is_some_and(touched));
-        seen.extend(outputs.into_iter().map(see));
+        seen.extend(outputs.into_iter().map(Seen::now));
         (!racy).then_some(Stamp { format: 2, settings, seen, releases, built })
     }
 }

@@ -26,6 +26,7 @@ use std::path::Path;
 
 use builder::Builder;
 pub use error::{ArchiveError, Fault};
+pub use squashfs::{Look, look};
 use error::{Failure, Step};
 use stream::{Capped, Decompressed, Source};
 

@@ -15,11 +15,10 @@ use crate::ops::build::resolve::Project;
 use crate::ops::{OpError, Session};
 use crate::plan::{self, Download, Plan, Program, Resolved};
 use crate::sbom::files::{self, Owner, RootFiles};
-use crate::sbom::licence::{self, Licence};
+use crate::sbom::licence::{self, Licence, Stated};
 use crate::sbom::purl::purl;
 use crate::sbom::{Bom, Kind, Package, crates, distribution};
 use crate::source::archive;
-use crate::tree::{Node, Tree};
 
 /// The table of licences by the digest of a package's index. A new way of reading them takes a new name.
 const TABLE: &str = "licences-1";
@@ -45,7 +44,11 @@ pub fn collect(
     executor: &Executor<'_>,
 ) -> Result<Bom, OpError> {
     let mut found = Vec::new();
-    let mut licences = Licences { cache: &session.cache, table: Table::open(&session.cache, TABLE), plan, outputs };
+    let mut listed: RootFiles = executor.json(&outputs["root"]["files"])?;
+    let known = std::mem::take(&mut listed.licences).into_iter();
+    let known = known.map(|(component, part, stated)| ((component, part), stated)).collect();
+    let cache = &session.cache;
+    let mut licences = Licences { executor, cache, table: Table::open(cache, TABLE), plan, outputs, known };
     for (component, resolved) in &project.components {
         let source = project.manifest().components.get(component).map(|component| &component.source);
         match (&resolved.content, source) {
@@ -66,7 +69,6 @@ pub fn collect(
     licences.table.save();
     found.extend(container_images(project, plan, outputs));
     let (packages, numbers) = merge(&found);
-    let listed: RootFiles = executor.json(&outputs["root"]["files"])?;
     let places: BTreeMap<(&str, &str), usize> = found
         .iter()
         .zip(&numbers)
@@ -279,23 +281,15 @@ fn carried(name: &str, reference: &Reference, manifest: Digest, blobs: Vec<Diges
     Found { package, part: component.clone(), component, blobs }
 }
 
-/// Reads licences from packages, each once.
+/// What packages say of their licences.
 struct Licences<'a> {
+    executor: &'a Executor<'a>,
     cache: &'a Cache,
     table: Table,
     plan: &'a Plan,
     outputs: &'a StepOutputs,
-}
-
-/// What a package has at `usr/share/doc/NAME`.
-#[derive(serde::Serialize, serde::Deserialize)]
-enum Stated {
-    /// Nothing that a program could read.
-    Nothing,
-    /// A licence.
-    Licence(Licence),
-    /// A link to the documentation of another package, which has the same.
-    At(String),
+    /// What was read when the root file system was made, by component and part.
+    known: BTreeMap<(String, String), Stated>,
 }
 
 impl Licences<'_> {
@@ -305,13 +299,13 @@ impl Licences<'_> {
             Stated::Nothing => Ok(None),
             Stated::Licence(licence) => Ok(Some(licence)),
             Stated::At(other) => {
-                let parts =
-                    self.plan.parts.values().flat_map(|(part, inputs)| inputs.keys().map(move |key| (&part.name, key)));
                 let begin = format!("{other}_");
-                let found = parts.into_iter().find(|(_, part)| part.starts_with(&begin));
-                let Some((component, part)) = found.map(|(name, part)| (name.clone(), part.clone())) else {
-                    return Ok(None);
-                };
+                let mut parts = self.plan.parts.iter();
+                let found = parts.find_map(|(component, (part, _))| {
+                    let part = part.inputs.iter().find(|part| part.starts_with(&begin))?;
+                    Some((component.clone(), part.clone()))
+                });
+                let Some((component, part)) = found else { return Ok(None) };
                 Ok(match self.stated(&component, &part, &other)? {
                     Stated::Licence(licence) => Some(licence),
                     Stated::Nothing | Stated::At(_) => None,
@@ -321,33 +315,59 @@ impl Licences<'_> {
     }
 
     fn stated(&mut self, component: &str, part: &str, name: &str) -> Result<Stated, OpError> {
-        let input = self.plan.parts.get(component).and_then(|(_, inputs)| inputs.get(part));
-        let Some(Input::Output { step, output }) = input else { return Ok(Stated::Nothing) };
-        let Some(index) = self.outputs.get(step).and_then(|outputs| outputs.get(output)) else {
-            return Ok(Stated::Nothing);
-        };
-        if let Some(known) = self.table.get(&index.digest).and_then(|text| serde_json::from_str(text).ok()) {
-            return Ok(known);
+        if let Some(known) = self.known.get(&(component.to_owned(), part.to_owned())) {
+            return Ok(known.clone());
         }
-        let tree = archive::load(self.cache, &index.digest).ok_or(OpError::IndexLost { digest: index.digest })?;
-        let stated = read(&tree, name);
-        self.table.put(index.digest, serde_json::to_string(&stated).expect("a licence is JSON"));
-        Ok(stated)
+        let Some(index) = index(self.plan, self.outputs, component, part) else { return Ok(Stated::Nothing) };
+        if let Some(stated) = read(self.cache, &mut self.table, &index, name) {
+            return Ok(stated);
+        }
+        // Whoever wants the tree of the component has it brought here.
+        self.executor.component_tree(component, self.outputs)?;
+        read(self.cache, &mut self.table, &index, name).ok_or(OpError::IndexLost { digest: index })
     }
 }
 
-/// Reads what a package states. One that cannot be read states nothing: the files of the image were read already.
-fn read(tree: &Tree, name: &str) -> Stated {
-    let directory = format!("usr/share/doc/{name}");
-    if let Some(Node::Symlink(target)) = tree.get(&directory).map(|entry| &entry.node) {
-        let other = target.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
-        return Stated::At(other.to_owned());
+/// Returns the digest of the index of a part.
+fn index(plan: &Plan, outputs: &StepOutputs, component: &str, part: &str) -> Option<Digest> {
+    let Input::Output { step, output } = plan.parts.get(component)?.1.get(part)? else { return None };
+    outputs.get(step)?.get(output).map(|blob| blob.digest)
+}
+
+/// Reads what the package with this index states, once; none when it is not here.
+fn read(cache: &Cache, table: &mut Table, index: &Digest, name: &str) -> Option<Stated> {
+    if let Some(known) = table.get(index).and_then(|text| serde_json::from_str(text).ok()) {
+        return Some(known);
     }
-    let path = tree.canonicalize(&format!("{directory}/copyright"));
-    let Some(entry) = path.and_then(|path| tree.get(&path)) else { return Stated::Nothing };
-    let Node::File(content) = &tree.resolve_link(entry).node else { return Stated::Nothing };
-    let Ok(bytes) = content.read(licence::LIMIT) else { return Stated::Nothing };
-    licence::parse(&String::from_utf8_lossy(&bytes), name).map_or(Stated::Nothing, Stated::Licence)
+    let stated = licence::stated(&archive::load(cache, index)?, name);
+    table.put(*index, serde_json::to_string(&stated).expect("a licence is JSON"));
+    Some(stated)
+}
+
+/// Returns what every package that is among `outputs` says of its licence: component, part, statement.
+///
+/// # Errors
+/// When the cache lost a package.
+pub fn licences(
+    project: &Project,
+    plan: &Plan,
+    cache: &Cache,
+    outputs: &StepOutputs,
+) -> Result<Vec<(String, String, Stated)>, OpError> {
+    let mut table = Table::open(cache, TABLE);
+    let mut all = Vec::new();
+    for (component, resolved) in &project.components {
+        let Resolved::Packages(packages) = &resolved.content else { continue };
+        let parts = plan.parts.get(component).map(|(part, _)| part.inputs.as_slice()).unwrap_or_default();
+        for (package, part) in packages.iter().zip(parts) {
+            let Some(index) = index(plan, outputs, component, part) else { continue };
+            let stated = read(cache, &mut table, &index, &package.pinned.name);
+            let stated = stated.ok_or(OpError::IndexLost { digest: index })?;
+            all.push((component.clone(), part.clone(), stated));
+        }
+    }
+    table.save();
+    Ok(all)
 }
 
 /// Returns where the contents of a component's parts are, for [`files::list`].

@@ -12,8 +12,9 @@
 mod bom;
 mod provenance;
 
-pub use bom::packs;
+pub use bom::{licences, packs};
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use ksos_formats::Digest;
@@ -24,6 +25,7 @@ use super::resolve::Project;
 use super::{Artifact, Built, Options};
 use crate::effects::fs;
 use crate::graph::Outputs;
+use crate::manifest::OutputFormat;
 use crate::ops::blob_key::BlobKey;
 use crate::ops::sums::{self, Line};
 use crate::ops::{OpError, Session};
@@ -37,18 +39,17 @@ pub const PROVENANCE: &str = "provenance";
 /// Outputs of the steps of a build.
 type StepOutputs = std::collections::BTreeMap<String, Outputs>;
 
-/// Returns `NAME-VERSION-ARCH`: the beginning of the name of everything that a build writes.
-fn stem(plan: &Plan) -> String {
-    format!("{}-{}-{}", plan.image.name, plan.image.version, plan.image.arch)
-}
-
 /// Takes what `SHA256SUMS` in `directory` says of this image out of it, before its files change.
 ///
 /// # Errors
 /// When it cannot be read or written.
 pub fn begin(session: &Session, plan: &Plan, directory: &Path) -> Result<(), OpError> {
     let _exclusive = session.cache.exclusive(&directory.join(sums::FILE))?;
-    sums::withdraw(directory, &stem(plan))
+    let joined = plan.artifacts.iter().any(|artifact| artifact.format == OutputFormat::OciImage).then(|| {
+        // What several architectures are joined to is made of this, too.
+        format!("{}-{}{}", plan.image.name, plan.image.version, OutputFormat::OciImage.suffix())
+    });
+    sums::withdraw(directory, &plan.stem(), joined.as_deref())
 }
 
 /// Writes the documents of a build into `directory`, which users know as `options.out`; lists them.
@@ -63,7 +64,7 @@ pub fn write(
     options: &Options,
 ) -> Result<Vec<Artifact>, OpError> {
     let settings = &project.manifest().outputs;
-    let stem = stem(plan);
+    let stem = plan.stem();
     let mut documents = Vec::new();
     let mut add = |format: &str, name: String, bytes: &[u8]| -> Result<(), OpError> {
         put(&directory.join(&name), bytes)?;
@@ -74,6 +75,7 @@ pub fn write(
             allocated: bytes.len() as u64,
             sha256: Some(Digest::of(bytes)),
             files: Vec::new(),
+            platforms: Vec::new(),
         });
         Ok(())
     };
@@ -88,6 +90,11 @@ pub fn write(
     }
     remove_stale(directory, &stem, &documents)?;
     Ok(documents)
+}
+
+/// Returns the names of the files of documents.
+pub fn names(documents: &[Artifact]) -> impl Iterator<Item = &OsStr> {
+    documents.iter().filter_map(|document| document.path.file_name())
 }
 
 /// Replaces the file at `path`, unless it has these bytes.
@@ -131,6 +138,7 @@ pub fn finish(session: &Session, mut built: Built, keys: &[BlobKey], options: &O
                     allocated: bytes.len() as u64,
                     sha256: Some(Digest::of(&bytes)),
                     files: Vec::new(),
+                    platforms: Vec::new(),
                 });
             }
         }
@@ -138,6 +146,11 @@ pub fn finish(session: &Session, mut built: Built, keys: &[BlobKey], options: &O
     }
     if !built.checksums {
         return Ok(built);
+    }
+    for artifact in &mut built.artifacts {
+        if artifact.sha256.is_none() && artifact.files.is_empty() {
+            artifact.sha256 = Some(super::hash(&session.environment.directory.join(&artifact.path))?);
+        }
     }
     let _exclusive = session.cache.exclusive(&directory.join(sums::FILE))?;
     let lines = built.artifacts.iter().chain(&built.documents).flat_map(lines_of);

@@ -7,6 +7,7 @@
 
 mod block;
 mod inode;
+mod look;
 mod xattr;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,6 +19,7 @@ use self::inode::{Body, Inode};
 use super::builder::Builder;
 use super::error::{Failure, Fault, Step, escape, text};
 use super::{Limits, clamp_time};
+pub use look::{Look, look};
 use crate::tree::{Meta, Node};
 
 /// Reads the image in `file`.
