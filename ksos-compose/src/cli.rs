@@ -202,9 +202,10 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Add signatures to a release, a channel or a key set.
+    /// Add signatures to a release, a channel, a key set or provenance; of any other file write FILE.sig and
+    /// FILE.sigstore.json, which `cosign verify-blob` takes.
     Sign {
-        /// A release's directory, or the file of a signed document.
+        /// A release's directory, the file of a signed document, or any other file.
         #[arg(value_name = "RELEASE_DIR|FILE")]
         target: PathBuf,
         /// Keys.

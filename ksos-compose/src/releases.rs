@@ -11,6 +11,8 @@ use ksos_compose::ops::publish::channel::Change;
 use ksos_compose::ops::publish::{
     Destination, PublishError, Published, Repository, Request, Tree, publish as publish_to,
 };
+use ksos_compose::ops::blob_key::BlobKey;
+use ksos_compose::ops::sign::Outcome;
 use ksos_compose::ops::trust::Trust;
 use ksos_compose::ops::verify_artifact::{self, Findings, Trusted};
 use ksos_compose::ops::{self, Environment, OpError, Reporter, Session};
@@ -63,8 +65,19 @@ pub fn sign(
     if keys.keys.is_empty() {
         return Err(PublishError::Usage("--key says which key signs").into());
     }
-    let keys = open(environment, reporter, keys)?;
-    let signed = ops::sign::sign(target, &keys)?;
+    let keys = BlobKey::open(&keys.keys, &keys.public_keys, surroundings(environment))?;
+    keys.iter().filter_map(BlobKey::warning).for_each(|text| reporter.note(&format!("warning: {text}")));
+    let signed = match ops::sign::sign_any(target, &keys)? {
+        Outcome::Document(signed) => signed,
+        Outcome::File { path, by, written } => {
+            match as_json {
+                true => print(&json!({ "path": path, "by": by, "written": written })),
+                false if written.is_empty() => reporter.note(&format!("{}: nothing changed", path.display())),
+                false => written.iter().for_each(|path| line(&path.display().to_string())),
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     if as_json {
         print(&json!({
             "path": signed.path, "title": signed.title, "sha256": signed.digest, "by": signed.by,

@@ -56,11 +56,7 @@ pub enum VerityFault {
 ///
 /// # Errors
 /// [`VerityFault`].
-pub fn check(
-    read: impl Fn(&mut [u8], u64) -> io::Result<()>,
-    size: u64,
-    verity: &Verity,
-) -> Result<(), VerityFault> {
+pub fn check(read: impl Fn(&mut [u8], u64) -> io::Result<()>, size: u64, verity: &Verity) -> Result<(), VerityFault> {
     let Verity { data_blocks, root_hash, salt } = verity;
     let levels = levels(*data_blocks);
     let tree: u64 = levels.iter().map(|(_, count)| count).sum();

@@ -20,7 +20,7 @@ pub mod release;
 mod resolve;
 pub mod root;
 mod stamp;
-mod supply;
+pub mod supply;
 
 use std::path::{Path, PathBuf};
 

@@ -26,8 +26,8 @@ use std::path::Path;
 
 use builder::Builder;
 pub use error::{ArchiveError, Fault};
-pub use squashfs::{Look, look};
 use error::{Failure, Step};
+pub use squashfs::{Look, look};
 use stream::{Capped, Decompressed, Source};
 
 use crate::cache::{Blob, Cache};

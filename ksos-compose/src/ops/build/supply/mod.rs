@@ -12,12 +12,14 @@
 mod bom;
 mod provenance;
 
-pub use bom::{licences, packs};
+pub(in crate::ops::build) use bom::{licences, packs};
+pub use provenance::{LIMIT as STATEMENT_LIMIT, PAYLOAD_TYPE, PREDICATE_TYPE, STATEMENT_TYPE, build_type};
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use ksos_formats::Digest;
+use ksos_formats::update::Envelope;
 
 use self::provenance::Statement;
 use super::execute::Executor;
@@ -159,6 +161,43 @@ pub fn finish(session: &Session, mut built: Built, keys: &[BlobKey], options: &O
         session.reporter.note(&format!("{} is signed", options.out.join(path).display()));
     }
     Ok(built)
+}
+
+/// Returns where the signed form of the plain statement at `path` is; none when that is no statement by its name.
+pub fn sealed_name(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".intoto.json")?;
+    Some(path.with_file_name(format!("{name}.provenance.json")))
+}
+
+/// Signs the plain statement at `statement` into the envelope at `path`; returns what was written.
+///
+/// # Errors
+/// When a file cannot be used, or a key does not sign.
+pub fn seal_to(statement: &Path, path: &Path, keys: &[BlobKey]) -> Result<Vec<PathBuf>, OpError> {
+    match provenance::seal(statement, path, keys)? {
+        Some(bytes) => written(path, &bytes),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Adds signatures to the statement in `envelope`, which is at `path`; returns what was written.
+///
+/// # Errors
+/// As [`seal_to`].
+pub fn add_signatures(path: &Path, envelope: Envelope, keys: &[BlobKey]) -> Result<Vec<PathBuf>, OpError> {
+    written(path, &provenance::sign(envelope, keys)?.to_json())
+}
+
+fn written(path: &Path, bytes: &[u8]) -> Result<Vec<PathBuf>, OpError> {
+    if fs::read(path, bytes.len() as u64).is_ok_and(|old| old == bytes) {
+        return Ok(Vec::new());
+    }
+    fs::write_atomic(path, bytes)?;
+    if let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        sums::refresh(directory, &name.to_string_lossy(), Digest::of(bytes))?;
+    }
+    Ok(vec![path.to_owned()])
 }
 
 /// Returns the lines of an artifact: one, or one for each of its files.

@@ -182,8 +182,15 @@ pub fn seal(statement: &Path, path: &Path, keys: &[BlobKey]) -> Result<Option<Ve
         fs::remove_file(path)?;
         return Ok(None);
     }
-    let mut envelope =
-        old.unwrap_or_else(|| Envelope { payload_type: PAYLOAD_TYPE.to_owned(), payload, signatures: Vec::new() });
+    let fresh = || Envelope { payload_type: PAYLOAD_TYPE.to_owned(), payload, signatures: Vec::new() };
+    Ok(Some(sign(old.unwrap_or_else(fresh), keys)?.to_json()))
+}
+
+/// Adds the signatures of `keys` that the envelope does not have.
+///
+/// # Errors
+/// When a key does not sign.
+pub fn sign(mut envelope: Envelope, keys: &[BlobKey]) -> Result<Envelope, OpError> {
     let message = envelope.message();
     for key in keys {
         if !envelope.signatures.iter().any(|signature| key.has_signed(&message, &signature.bytes)) {
@@ -192,5 +199,5 @@ pub fn seal(statement: &Path, path: &Path, keys: &[BlobKey]) -> Result<Option<Ve
             envelope.signatures.push(ksos_formats::update::envelope::Signature { key_id: key.id(), bytes });
         }
     }
-    Ok(Some(envelope.to_json()))
+    Ok(envelope)
 }

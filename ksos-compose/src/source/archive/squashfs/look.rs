@@ -78,11 +78,7 @@ impl Walk<'_> {
                 }
                 Ok(())
             }
-            Body::Symlink(_)
-            | Body::CharacterDevice { .. }
-            | Body::BlockDevice { .. }
-            | Body::Fifo
-            | Body::Socket => {
+            Body::Symlink(_) | Body::CharacterDevice { .. } | Body::BlockDevice { .. } | Body::Fifo | Body::Socket => {
                 self.look.others += 1;
                 Ok(())
             }

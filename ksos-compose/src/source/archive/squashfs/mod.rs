@@ -19,8 +19,8 @@ use self::inode::{Body, Inode};
 use super::builder::Builder;
 use super::error::{Failure, Fault, Step, escape, text};
 use super::{Limits, clamp_time};
-pub use look::{Look, look};
 use crate::tree::{Meta, Node};
+pub use look::{Look, look};
 
 /// Reads the image in `file`.
 pub(super) fn read(file: &File, builder: &mut Builder<'_>, limits: &Limits) -> Step<()> {
