@@ -190,8 +190,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Verify what is published: a release's directory, a channel, an artifact in a registry; or, of a manifest, build
-    /// it again and compare the result with an image, byte by byte. Exit code 1 when something is wrong or differs.
+    /// Verify what a build wrote, or what is published: a file by SHA256SUMS, provenance and what is inside, a release's
+    /// directory, a channel, an artifact in a registry; or, of a manifest, build it again and compare the result with an
+    /// image, byte by byte. Exit code 1 when something is wrong or differs.
     Verify(Box<VerifyArguments>),
     /// Make a pair of keys that sign releases and channels: PREFIX.key and PREFIX.pub.
     Keygen {
@@ -370,7 +371,8 @@ pub struct PublishOptions {
 /// Options of `verify`.
 #[derive(Debug, Clone, Args)]
 pub struct VerifyArguments {
-    /// A release's directory, .../channels/CHANNEL/NAME-ARCH.json, oci://HOST/REPOSITORY:TAG; or a manifest.
+    /// A file that a build wrote, a release's directory, .../channels/CHANNEL/NAME-ARCH.json, oci://HOST/REPOSITORY:TAG;
+    /// or a manifest.
     #[arg(value_name = "ARTIFACT|MANIFEST")]
     pub target: String,
     /// Of a manifest: the image [default: out/NAME-VERSION-ARCH.img].
@@ -388,6 +390,12 @@ pub struct VerifyArguments {
     /// Of an artifact: print as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Of a file: build it again from nothing but its inputs, and compare.
+    #[arg(long, conflicts_with_all = ["image", "keys", "key_sets", "cosign_keys", "json"])]
+    pub rebuild: bool,
+    /// The manifest to build again [default: the one that the provenance beside the file names].
+    #[arg(long, value_name = "MANIFEST", requires = "rebuild")]
+    pub manifest: Option<PathBuf>,
     /// Of a manifest: architecture [default: the manifest's].
     #[arg(long, value_parser = |text: &str| text.parse::<Arch>())]
     pub arch: Option<Arch>,

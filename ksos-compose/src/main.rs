@@ -97,6 +97,14 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             let difference = ops::diff::diff(&cache, &a, &b, jobs(&global))?;
             Ok(terminal.differed(&difference, json))
         }
+        Command::Verify(arguments) if arguments.rebuild => {
+            let session = session(&global, terminal)?;
+            let components = arguments.components.into_iter().collect();
+            let (manifest, lock) = (arguments.manifest.as_deref(), mode(arguments.lock));
+            let target = Target { manifest: PathBuf::new(), arch: arguments.arch, components, formats: Vec::new() };
+            let verified = ops::verify::rebuild(&session, Path::new(&arguments.target), manifest, &target, lock)?;
+            Ok(terminal.verified(&verified))
+        }
         Command::Verify(arguments) if ops::verify_artifact::is_artifact(&arguments.target) => {
             releases::verify(&session(&global, terminal)?, &arguments)
         }

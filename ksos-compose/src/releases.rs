@@ -6,12 +6,12 @@ use std::process::ExitCode;
 use ksos_compose::cli::{KeysCommand, PublishOptions, SigningKeys, VerifyArguments};
 use ksos_compose::effects::{fs, progress};
 use ksos_compose::manifest::keys::{KEY_FILE_LIMIT, cosign_key};
+use ksos_compose::ops::blob_key::BlobKey;
 use ksos_compose::ops::keys::{Rotation, WrittenSet};
 use ksos_compose::ops::publish::channel::Change;
 use ksos_compose::ops::publish::{
     Destination, PublishError, Published, Repository, Request, Tree, publish as publish_to,
 };
-use ksos_compose::ops::blob_key::BlobKey;
 use ksos_compose::ops::sign::Outcome;
 use ksos_compose::ops::trust::Trust;
 use ksos_compose::ops::verify_artifact::{self, Findings, Trusted};
@@ -20,6 +20,7 @@ use ksos_compose::registry::signatures::CosignSigner;
 use ksos_compose::registry::{Location, Registry, RegistryError};
 use ksos_compose::sign::{self, KeySource, OpenedKey, Surroundings};
 use ksos_compose::source::oci::{Action, Registries};
+use ksos_formats::update::cosign::Key;
 use serde_json::{Value, json};
 
 use crate::render::out;
@@ -243,19 +244,35 @@ fn show(reporter: &dyn Reporter, published: &Published, as_json: bool) {
     }
 }
 
-/// `verify` of what is published.
+/// `verify` of a file beside its digests and signatures.
+fn verify_file(session: &Session, arguments: &VerifyArguments) -> Result<ExitCode, OpError> {
+    let path = session.environment.directory.join(&arguments.target);
+    if !arguments.key_sets.is_empty() {
+        return Err(PublishError::Usage("a file is verified by --key; key sets are for releases and channels").into());
+    }
+    let keys = public_keys(session, arguments.keys.iter().chain(&arguments.cosign_keys))?;
+    let findings = ops::verify_file::verify(session, &path, &arguments.target, &keys)?;
+    show_findings(&findings, arguments.json);
+    Ok(if findings.is_good() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn public_keys<'a>(session: &Session, files: impl Iterator<Item = &'a PathBuf>) -> Result<Vec<Key>, OpError> {
+    let read = |path: &PathBuf| {
+        let bytes = fs::read(&session.environment.directory.join(path), KEY_FILE_LIMIT)?;
+        cosign_key(&bytes).map_err(|source| OpError::UpdateKey { path: path.clone(), source })
+    };
+    files.map(read).collect()
+}
+
+/// `verify` of what is published, and of files.
 pub fn verify(session: &Session, arguments: &VerifyArguments) -> Result<ExitCode, OpError> {
     let directory = &session.environment.directory;
+    if verify_artifact::is_file(session, &arguments.target) {
+        return verify_file(session, arguments);
+    }
     let trust = Trust::read(&arguments.key_sets, &arguments.keys, directory)?;
     let trust = trust.ok_or(PublishError::Usage("--key or --keys says whose signatures count"))?;
-    let cosign = arguments
-        .cosign_keys
-        .iter()
-        .map(|path| {
-            let bytes = fs::read(&directory.join(path), KEY_FILE_LIMIT)?;
-            cosign_key(&bytes).map_err(|source| OpError::UpdateKey { path: path.clone(), source })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let cosign = public_keys(session, arguments.cosign_keys.iter())?;
     let trusted = Trusted { trust: &trust, cosign: &cosign };
     let findings = verify_artifact::verify(session, &arguments.target, &trusted)?;
     show_findings(&findings, arguments.json);

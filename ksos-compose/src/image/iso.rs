@@ -67,6 +67,12 @@ impl Iso {
         file.read_exact_at(&mut descriptor, DESCRIPTORS * SECTOR).is_ok() && descriptor[1..6] == *b"CD001"
     }
 
+    /// Names what boots from it, for people.
+    pub fn platforms(&self) -> String {
+        let names: Vec<&str> = self.boot.iter().map(|entry| entry.platform.as_str()).collect();
+        if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+    }
+
     /// Reads the image in `file` of `size` bytes.
     ///
     /// # Errors

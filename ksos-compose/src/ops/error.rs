@@ -285,6 +285,20 @@ pub enum OpError {
         /// Place, message, rule and fix of each finding.
         findings: Vec<Finding>,
     },
+    /// Nobody says what an artifact was built from.
+    #[error("{}: no provenance beside it names its manifest", path.display())]
+    NoManifest {
+        /// The artifact.
+        path: std::path::PathBuf,
+    },
+    /// A manifest makes no file of that name.
+    #[error("{} does not make {name}", manifest.display())]
+    NotBuilt {
+        /// Name of the file.
+        name: String,
+        /// The manifest.
+        manifest: std::path::PathBuf,
+    },
     /// The manifest makes no disk image.
     #[error("{name} has no disk image among its outputs")]
     NoDisk {
@@ -456,6 +470,8 @@ impl OpError {
             | OpError::NoSlot { .. }
             | OpError::OtherRelease { .. }
             | OpError::TooLargeToSign { .. }
+            | OpError::NoManifest { .. }
+            | OpError::NotBuilt { .. }
             | OpError::ChunkIndex { .. }
             | OpError::Release { .. }
             | OpError::UnknownComponent { .. }
@@ -480,6 +496,7 @@ impl OpError {
             }
             OpError::Cargo { component, source } => vec![source.hint(component)],
             OpError::Publish(error) => error.hints(),
+            OpError::NoManifest { .. } => vec!["--manifest says it".to_owned()],
             OpError::TooLargeToSign { .. } => {
                 vec!["a build lists its digest in SHA256SUMS, whose signature counts for all files in it".to_owned()]
             }

@@ -19,6 +19,7 @@ pub mod trust;
 pub mod update;
 pub mod verify;
 pub mod verify_artifact;
+pub mod verify_file;
 mod workloads;
 
 pub use error::{OpError, Problem};

@@ -322,7 +322,7 @@ fn from_stamp(session: &Session, mut stamp: Stamp, scope: &str, options: &Option
 }
 
 /// Returns the SHA-256 of the file at `path`.
-pub(super) fn hash(path: &Path) -> Result<Digest, OpError> {
+pub(in crate::ops) fn hash(path: &Path) -> Result<Digest, OpError> {
     use crate::effects::fs::Context;
     let mut hasher = ksos_formats::digest::Hasher::new();
     let file = fs::open(path)?;
