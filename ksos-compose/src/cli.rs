@@ -139,12 +139,16 @@ pub enum Command {
         /// List the artifacts as JSON, with SHA-256.
         #[arg(long)]
         json: bool,
-        /// Sign releases with this private key: a file, env:NAME, or exec:COMMAND; repeat it for several.
+        /// Sign releases (Ed25519), provenance and SHA256SUMS (ECDSA P-256, too) with this private key: a file, env:NAME,
+        /// or exec:COMMAND; repeat it for several.
         #[arg(long = "sign-key", value_name = "KEY", env = "KSOS_SIGN_KEY", hide_env_values = true)]
         sign_keys: Vec<KeySource>,
         /// The public key (PEM) of an exec: key; one for each of them, in order.
         #[arg(long = "public-key", value_name = "FILE")]
         public_keys: Vec<PathBuf>,
+        /// What the provenance calls this run, e.g. its address in CI [default: nothing].
+        #[arg(long, value_name = "ID", env = "KSOS_INVOCATION_ID")]
+        invocation_id: Option<String>,
     },
     /// Check manifests without downloading anything, or configurations of nodes.
     Check {
@@ -231,8 +235,9 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Verify what is published: a release's directory, a channel, an artifact in a registry; or, of a manifest, build
-    /// it again and compare the result with an image, byte by byte. Exit code 1 when something is wrong or differs.
+    /// Verify what a build wrote, or what is published: a file by SHA256SUMS, provenance and what is inside, a release's
+    /// directory, a channel, an artifact in a registry; or, of a manifest, build it again and compare the result with an
+    /// image, byte by byte. Exit code 1 when something is wrong or differs.
     Verify(Box<VerifyArguments>),
     /// Make a pair of keys that sign releases and channels: PREFIX.key and PREFIX.pub.
     Keygen {
@@ -243,9 +248,10 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Add signatures to a release, a channel or a key set.
+    /// Add signatures to a release, a channel, a key set or provenance; of any other file write FILE.sig and
+    /// FILE.sigstore.json, which `cosign verify-blob` takes.
     Sign {
-        /// A release's directory, or the file of a signed document.
+        /// A release's directory, the file of a signed document, or any other file.
         #[arg(value_name = "RELEASE_DIR|FILE")]
         target: PathBuf,
         /// Keys.
@@ -539,7 +545,8 @@ fn parse_annotation(text: &str) -> Result<(String, String), String> {
 /// Options of `verify`.
 #[derive(Debug, Clone, Args)]
 pub struct VerifyArguments {
-    /// A release's directory, .../channels/CHANNEL/NAME-ARCH.json, oci://HOST/REPOSITORY:TAG; or a manifest.
+    /// A file that a build wrote, a release's directory, .../channels/CHANNEL/NAME-ARCH.json, oci://HOST/REPOSITORY:TAG;
+    /// or a manifest.
     #[arg(value_name = "ARTIFACT|MANIFEST")]
     pub target: String,
     /// Of a manifest: the image [default: out/NAME-VERSION-ARCH.img].
@@ -557,6 +564,12 @@ pub struct VerifyArguments {
     /// Of an artifact: print as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Of a file: build it again from nothing but its inputs, and compare.
+    #[arg(long, conflicts_with_all = ["image", "keys", "key_sets", "cosign_keys", "json"])]
+    pub rebuild: bool,
+    /// The manifest to build again [default: the one that the provenance beside the file names].
+    #[arg(long, value_name = "MANIFEST", requires = "rebuild")]
+    pub manifest: Option<PathBuf>,
     /// Of a manifest: architecture [default: the manifest's].
     #[arg(long, value_parser = |text: &str| text.parse::<Arch>())]
     pub arch: Option<Arch>,

@@ -22,6 +22,7 @@ pub mod plan;
 pub mod proof;
 pub mod registry;
 pub mod remote;
+pub mod sbom;
 pub mod sign;
 pub mod source;
 #[cfg(test)]

@@ -60,10 +60,11 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             let results = ops::check::check(&targets);
             Ok(terminal.checked(&results, json))
         }
-        Command::Build { selection, lock, out, only, fresh, json, sign_keys, public_keys } => {
+        Command::Build { selection, lock, out, only, fresh, json, sign_keys, public_keys, invocation_id } => {
             let session = session(&global, terminal)?;
             let sign = ops::build::SignOptions { keys: sign_keys, public_keys };
-            let options = ops::build::Options { out: out.clone(), fresh, hash: json, lock: mode(lock), sign };
+            let options =
+                ops::build::Options { out: out.clone(), fresh, hash: json, lock: mode(lock), sign, invocation_id };
             let targets = targets(&selection)?;
             let results = match only.as_slice() {
                 [] => ops::build::build(&session, &targets, &options),
@@ -100,6 +101,14 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             let cache = Cache::open(&cache_directory(&global)?)?;
             let difference = ops::diff::diff(&cache, &a, &b, jobs(&global))?;
             Ok(terminal.differed(&difference, json))
+        }
+        Command::Verify(arguments) if arguments.rebuild => {
+            let session = session(&global, terminal)?;
+            let components = arguments.components.into_iter().collect();
+            let (manifest, lock) = (arguments.manifest.as_deref(), mode(arguments.lock));
+            let target = Target { manifest: PathBuf::new(), arch: arguments.arch, components, formats: Vec::new() };
+            let verified = ops::verify::rebuild(&session, Path::new(&arguments.target), manifest, &target, lock)?;
+            Ok(terminal.verified(&verified))
         }
         Command::Verify(arguments) if ops::verify_artifact::is_artifact(&arguments.target) => {
             releases::verify(&session(&global, terminal)?, &arguments)
@@ -220,6 +229,7 @@ fn run_image(
             hash: false,
             lock: mode(arguments.lock),
             sign: ops::build::SignOptions::default(),
+            invocation_id: None,
         };
         let mut results = ops::build::build(&session, &[target], &options);
         let built = results.remove(0)?;
@@ -313,6 +323,7 @@ fn next_release(
         hash: false,
         lock: mode(arguments.lock),
         sign: ops::build::SignOptions::default(),
+        invocation_id: None,
     };
     let built = ops::build::build(&session, &[target], &options).remove(0)?;
     terminal.built_one(&built);

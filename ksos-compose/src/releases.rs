@@ -6,13 +6,16 @@ use std::process::ExitCode;
 use ksos_compose::cli::{KeysCommand, PublishOptions, SigningKeys, VerifyArguments};
 use ksos_compose::effects::{fs, progress};
 use ksos_compose::manifest::keys::{KEY_FILE_LIMIT, cosign_key};
+use ksos_compose::ops::blob_key::BlobKey;
 use ksos_compose::ops::keys::{Rotation, WrittenSet};
 use ksos_compose::ops::publish::channel::Change;
 use ksos_compose::ops::publish::{Destination, PublishError, Published, Request, Tree, publish as publish_to};
+use ksos_compose::ops::sign::Outcome;
 use ksos_compose::ops::trust::Trust;
 use ksos_compose::ops::verify_artifact::{self, Findings, Trusted};
 use ksos_compose::ops::{self, Environment, OpError, Reporter, Session};
 use ksos_compose::sign::{self, OpenedKey, Surroundings};
+use ksos_formats::update::cosign::Key;
 use serde_json::{Value, json};
 
 use crate::render::out;
@@ -61,8 +64,19 @@ pub fn sign(
     if keys.keys.is_empty() {
         return Err(PublishError::Usage("--key says which key signs").into());
     }
-    let keys = open(environment, reporter, keys)?;
-    let signed = ops::sign::sign(target, &keys)?;
+    let keys = BlobKey::open(&keys.keys, &keys.public_keys, surroundings(environment))?;
+    keys.iter().filter_map(BlobKey::warning).for_each(|text| reporter.note(&format!("warning: {text}")));
+    let signed = match ops::sign::sign_any(target, &keys)? {
+        Outcome::Document(signed) => signed,
+        Outcome::File { path, by, written } => {
+            match as_json {
+                true => print(&json!({ "path": path, "by": by, "written": written })),
+                false if written.is_empty() => reporter.note(&format!("{}: nothing changed", path.display())),
+                false => written.iter().for_each(|path| line(&path.display().to_string())),
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     if as_json {
         print(&json!({
             "path": signed.path, "title": signed.title, "sha256": signed.digest, "by": signed.by,
@@ -205,19 +219,35 @@ pub fn show(reporter: &dyn Reporter, published: &Published) {
     }
 }
 
-/// `verify` of what is published.
+/// `verify` of a file beside its digests and signatures.
+fn verify_file(session: &Session, arguments: &VerifyArguments) -> Result<ExitCode, OpError> {
+    let path = session.environment.directory.join(&arguments.target);
+    if !arguments.key_sets.is_empty() {
+        return Err(PublishError::Usage("a file is verified by --key; key sets are for releases and channels").into());
+    }
+    let keys = public_keys(session, arguments.keys.iter().chain(&arguments.cosign_keys))?;
+    let findings = ops::verify_file::verify(session, &path, &arguments.target, &keys)?;
+    show_findings(&findings, arguments.json);
+    Ok(if findings.is_good() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn public_keys<'a>(session: &Session, files: impl Iterator<Item = &'a PathBuf>) -> Result<Vec<Key>, OpError> {
+    let read = |path: &PathBuf| {
+        let bytes = fs::read(&session.environment.directory.join(path), KEY_FILE_LIMIT)?;
+        cosign_key(&bytes).map_err(|source| OpError::UpdateKey { path: path.clone(), source })
+    };
+    files.map(read).collect()
+}
+
+/// `verify` of what is published, and of files.
 pub fn verify(session: &Session, arguments: &VerifyArguments) -> Result<ExitCode, OpError> {
     let directory = &session.environment.directory;
+    if verify_artifact::is_file(session, &arguments.target) {
+        return verify_file(session, arguments);
+    }
     let trust = Trust::read(&arguments.key_sets, &arguments.keys, directory)?;
     let trust = trust.ok_or(PublishError::Usage("--key or --keys says whose signatures count"))?;
-    let cosign = arguments
-        .cosign_keys
-        .iter()
-        .map(|path| {
-            let bytes = fs::read(&directory.join(path), KEY_FILE_LIMIT)?;
-            cosign_key(&bytes).map_err(|source| OpError::UpdateKey { path: path.clone(), source })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let cosign = public_keys(session, arguments.cosign_keys.iter())?;
     let trusted = Trusted { trust: &trust, cosign: &cosign };
     let findings = verify_artifact::verify(session, &arguments.target, &trusted)?;
     show_findings(&findings, arguments.json);

@@ -18,6 +18,7 @@
 
 pub mod gc;
 pub mod stat;
+pub mod table;
 
 use std::fs::{self, File};
 use std::io::{self, Write};

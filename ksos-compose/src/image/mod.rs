@@ -9,8 +9,11 @@
 
 pub mod compare;
 pub mod ext4;
+pub mod iso;
+pub mod open;
 mod slot;
 mod table;
+pub mod verity;
 
 use std::fs::File;
 use std::io;
@@ -33,6 +36,14 @@ pub enum ImageError {
     /// There is no usable partition table.
     #[error("{}: partition table: {reason}", path.display())]
     Table {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It is no ISO 9660 image, though it begins like one.
+    #[error("{}: ISO 9660: {reason}", path.display())]
+    Iso {
         /// The image.
         path: PathBuf,
         /// What is wrong with it.
@@ -125,7 +136,14 @@ impl DiskImage {
     /// # Errors
     /// [`ImageError::Fs`], [`ImageError::Table`].
     pub fn open(path: &Path) -> Result<Self, ImageError> {
-        let file = fs::open(path)?;
+        DiskImage::of_file(path, fs::open(path)?)
+    }
+
+    /// Reads the partition table of the image in `file`. `path` is what it is called in errors.
+    ///
+    /// # Errors
+    /// As [`DiskImage::open`].
+    pub fn of_file(path: &Path, file: File) -> Result<Self, ImageError> {
         let metadata = file.metadata().context("stat", path)?;
         let reason = |reason: String| ImageError::Table { path: path.to_owned(), reason };
         if !metadata.is_file() {

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek};
 use ksos_formats::boot::SlotMetadata;
 use ksos_formats::digest::Hasher;
 use ksos_formats::{Digest, layout};
+use tempfile::NamedTempFile;
 
 use super::ext4::{Ext4Error, FileReader, FileSystem};
 use super::{DiskImage, ImageError, Partition};
@@ -115,10 +116,7 @@ impl<'a> Slot<'a> {
             layout::SLOT_INITRAMFS => Format::Cpio(Compression::Gzip),
             _ => return Ok(None),
         };
-        let Some(mut reader) = self.file(name)? else { return Ok(None) };
-        let mut image = cache.temporary()?;
-        copy(&mut reader, image.as_file_mut()).map_err(|error| self.at(name, error.into()))?;
-        image.as_file_mut().rewind().context("rewind", image.path())?;
+        let Some(image) = self.copy(name, cache)? else { return Ok(None) };
         let policy = Policy { allow_devices: true, allow_setid: true, owner: Owner::Keep };
         let unpacked = archive::unpack(cache, image.path(), format, &policy, &Limits::default());
         let unpacked = unpacked.map_err(|mut source| {
@@ -127,6 +125,32 @@ impl<'a> Slot<'a> {
             ImageError::Unpack { path: self.disk.path().to_owned(), number: self.number, source: Box::new(source) }
         })?;
         Ok(Some(unpacked.tree))
+    }
+
+    /// Copies file `name` of [`SLOT_FILES`] to a temporary one of `cache`; `None` when the slot has no such file.
+    ///
+    /// # Errors
+    /// As [`Slot::file`].
+    pub fn copy(&self, name: &'static str, cache: &Cache) -> Result<Option<NamedTempFile>, ImageError> {
+        let Some(mut reader) = self.file(name)? else { return Ok(None) };
+        let mut image = cache.temporary()?;
+        copy(&mut reader, image.as_file_mut()).map_err(|error| self.at(name, error.into()))?;
+        image.as_file_mut().rewind().context("rewind", image.path())?;
+        Ok(Some(image))
+    }
+
+    /// Looks into the root file system without unpacking it; contents of `wanted`, paths with the largest sizes that are
+    /// read. `None` when the slot has none.
+    ///
+    /// # Errors
+    /// As [`Slot::file`]; [`ImageError::Unpack`].
+    pub fn look(&self, cache: &Cache, wanted: &[(&str, u64)]) -> Result<Option<archive::Look>, ImageError> {
+        let Some(image) = self.copy(layout::SLOT_ROOT, cache)? else { return Ok(None) };
+        let look = archive::look(image.as_file(), layout::SLOT_ROOT, wanted, &Limits::default());
+        look.map(Some).map_err(|source| {
+            let (path, number) = (self.disk.path().to_owned(), self.number);
+            ImageError::Unpack { path, number, source: Box::new(source) }
+        })
     }
 
     /// Returns the error of reading `file`.

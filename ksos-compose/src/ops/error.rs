@@ -123,6 +123,14 @@ pub enum OpError {
     /// A key cannot be had, or does not sign.
     #[error(transparent)]
     Sign(#[from] crate::sign::SignError),
+    /// A file that is too large to be signed as a whole.
+    #[error("{}: {size} bytes are too many to be signed as a whole; at most {} are", path.display(), super::sums::SIGNED_LIMIT)]
+    TooLargeToSign {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Its size in bytes.
+        size: u64,
+    },
     /// A registry cannot be asked or told.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -296,6 +304,20 @@ pub enum OpError {
     Proof {
         /// Place, message, rule and fix of each finding.
         findings: Vec<Finding>,
+    },
+    /// Nobody says what an artifact was built from.
+    #[error("{}: no provenance beside it names its manifest", path.display())]
+    NoManifest {
+        /// The artifact.
+        path: std::path::PathBuf,
+    },
+    /// A manifest makes no file of that name.
+    #[error("{} does not make {name}", manifest.display())]
+    NotBuilt {
+        /// Name of the file.
+        name: String,
+        /// The manifest.
+        manifest: std::path::PathBuf,
     },
     /// The manifest makes no disk image.
     #[error("{name} has no disk image among its outputs")]
@@ -486,6 +508,9 @@ impl OpError {
             | OpError::NoRelease { .. }
             | OpError::NoSlot { .. }
             | OpError::OtherRelease { .. }
+            | OpError::TooLargeToSign { .. }
+            | OpError::NoManifest { .. }
+            | OpError::NotBuilt { .. }
             | OpError::ChunkIndex { .. }
             | OpError::Release { .. }
             | OpError::UnknownComponent { .. }
@@ -512,6 +537,10 @@ impl OpError {
             OpError::Publish(error) => error.hints(),
             OpError::Flash(error) => error.hints(),
             OpError::Push(error) => error.hints(),
+            OpError::NoManifest { .. } => vec!["--manifest says it".to_owned()],
+            OpError::TooLargeToSign { .. } => {
+                vec!["a build lists its digest in SHA256SUMS, whose signature counts for all files in it".to_owned()]
+            }
             OpError::Indexes { components, .. } => {
                 let names = components.join(", ");
                 vec![

@@ -1,6 +1,7 @@
 //! One function for each command. They take everything from a [`Session`], print nothing, and give typed results that
 //! the command line renders.
 
+pub mod blob_key;
 pub mod build;
 pub mod cache;
 pub mod check;
@@ -16,11 +17,13 @@ pub mod push;
 pub mod run;
 pub mod session;
 pub mod sign;
+pub mod sums;
 pub mod test;
 pub mod trust;
 pub mod update;
 pub mod verify;
 pub mod verify_artifact;
+pub mod verify_file;
 mod workloads;
 
 pub use error::{OpError, Problem};

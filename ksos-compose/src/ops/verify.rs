@@ -102,6 +102,65 @@ pub fn verify(
     let path = session.environment.directory.join(&image);
     // Before a build that takes long.
     crate::effects::fs::open(&path).map_err(ImageError::from)?;
+    let target = Target { formats: vec![manifest::OutputFormat::Disk], ..target.clone() };
+    let again = build_again(session, &target, lock)?;
+    let built = session.environment.directory.join(again.built.disk()?);
+    let result = match compare(&session.cache, &path, &built)? {
+        Some(mismatch) => Err(mismatch),
+        None => Ok(build::hash(&path)?),
+    };
+    Ok(Verified { image, result })
+}
+
+/// Builds what the file at `artifact` is an output of again, and compares the file of that name with it. `manifest` is
+/// built, or the one that the provenance beside the file names.
+///
+/// # Errors
+/// [`OpError::NoManifest`]; what `build` can meet; a file that cannot be read.
+pub fn rebuild(
+    session: &Session,
+    artifact: &Path,
+    manifest: Option<&Path>,
+    target: &Target,
+    lock: LockMode,
+) -> Result<Verified, OpError> {
+    let path = session.environment.directory.join(artifact);
+    let statement = super::verify_file::statement_about(&path)?;
+    let named = statement.as_ref().and_then(|statement| statement.manifest()).map(PathBuf::from);
+    let none = || OpError::NoManifest { path: artifact.to_owned() };
+    let manifest = manifest.map(Path::to_owned).or(named).ok_or_else(none)?;
+    let arch = target.arch.or(statement.and_then(|statement| statement.arch()));
+    let name = path.file_name().unwrap_or_default().to_owned();
+    // Formats that the command line asked for are not in the manifest.
+    let text = name.to_string_lossy();
+    let formats = manifest::OutputFormat::ALL.into_iter().filter(|format| text.ends_with(format.suffix()));
+    let formats = formats.max_by_key(|format| format.suffix().len()).into_iter().collect();
+    let target = Target { manifest, arch, formats, ..target.clone() };
+    let built = build_again(session, &target, lock)?;
+    let again = built.directory.path().join(&name);
+    if crate::effects::fs::metadata(&again).is_err() {
+        let name = name.to_string_lossy().into_owned();
+        return Err(OpError::NotBuilt { name, manifest: target.manifest.clone() });
+    }
+    let is_disk = matches!(
+        crate::image::open::open(&session.cache, &again)?,
+        crate::image::open::Opened::Disk { compression: None, .. }
+    );
+    let mismatch = if is_disk { compare(&session.cache, &path, &again)? } else { compare_bytes(&path, &again)? };
+    let result = match mismatch {
+        Some(mismatch) => Err(mismatch),
+        None => Ok(build::hash(&path)?),
+    };
+    Ok(Verified { image: artifact.to_owned(), result })
+}
+
+/// What was built again; it goes with its directory.
+struct Again {
+    directory: tempfile::TempDir,
+    built: build::Built,
+}
+
+fn build_again(session: &Session, target: &Target, lock: LockMode) -> Result<Again, OpError> {
     let bucket = session.cache.bucket("tmp");
     let directory = tempfile::tempdir_in(&bucket).context("create a directory in", &bucket)?;
     let options = build::Options {
@@ -110,16 +169,23 @@ pub fn verify(
         hash: false,
         lock,
         sign: build::SignOptions::default(),
+        invocation_id: None,
     };
-    let target = Target { formats: vec![manifest::OutputFormat::Disk], ..target.clone() };
-    let mut results = build::build(session, &[target], &options);
-    let built = results.pop().expect("one target gives one result")?.disk()?;
-    let built = session.environment.directory.join(built);
-    let result = match compare(&session.cache, &path, &built)? {
-        Some(mismatch) => Err(mismatch),
-        None => Ok(build::hash(&path)?),
-    };
-    Ok(Verified { image, result })
+    let mut results = build::build(session, std::slice::from_ref(target), &options);
+    let built = results.pop().expect("one target gives one result")?;
+    Ok(Again { directory, built })
+}
+
+/// Compares two files byte by byte.
+fn compare_bytes(image: &Path, built: &Path) -> Result<Option<Mismatch>, OpError> {
+    let open = |path: &Path| crate::effects::fs::open(path).map_err(ImageError::from);
+    let size = |file: &std::fs::File, path: &Path| Ok::<_, OpError>(file.metadata().context("stat", path)?.len());
+    let (left, right) = (open(image)?, open(built)?);
+    let (a, b) = (size(&left, image)?, size(&right, built)?);
+    let found = first_difference(Part::new(&left, 0, a), Part::new(&right, 0, b)).context("compare", image)?;
+    let sizes = (a != b).then_some((a, b));
+    let offset = found.or(sizes.map(|(a, b)| a.min(b)));
+    Ok(offset.map(|offset| Mismatch { offset, sizes, partition: None }))
 }
 
 fn default_name(target: &Target) -> Result<String, OpError> {

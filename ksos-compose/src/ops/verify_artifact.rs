@@ -44,7 +44,7 @@ impl Findings {
     }
 
     /// Adds a result; returns its value when it is good.
-    fn add<T>(&mut self, what: &str, result: Result<(T, String), String>) -> Option<T> {
+    pub(super) fn add<T>(&mut self, what: &str, result: Result<(T, String), String>) -> Option<T> {
         let (value, result) = match result {
             Ok((value, text)) => (Some(value), Ok(text)),
             Err(reason) => (None, Err(reason)),
@@ -58,6 +58,14 @@ impl Findings {
 pub fn is_artifact(text: &str) -> bool {
     let is_url = text.contains("://");
     is_url || Path::new(text).extension().is_none_or(|extension| extension != "toml")
+}
+
+/// Whether `text` is a file that is neither a release nor a channel: an artifact of a build, or any other.
+pub fn is_file(session: &Session, text: &str) -> bool {
+    let path = session.environment.directory.join(text);
+    !text.contains("://")
+        && tree_of(&path.to_string_lossy()).is_err()
+        && fs::metadata(&path).is_ok_and(|found| found.is_file())
 }
 
 /// What is trusted.

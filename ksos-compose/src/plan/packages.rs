@@ -12,6 +12,20 @@ pub const PATH: &str = "usr/lib/ksos/packages.json";
 /// The largest list that is read, in bytes.
 pub const LIMIT: u64 = 8 << 20;
 
+/// Where the list of [`ListedContent`] is in the root file system.
+pub const CONTENTS_PATH: &str = "usr/lib/ksos/contents.json";
+
+/// What a component has in the root file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedContent {
+    /// The component, `kernel modules`, `container images`, `overlay NAME`, or `manifest` for what is stated there.
+    pub name: String,
+    /// How many files.
+    pub files: u64,
+    /// Their sizes in bytes, before compression; a file with several names counts once.
+    pub bytes: u64,
+}
+
 /// A package, or a download with a version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ListedPackage {

@@ -71,7 +71,7 @@ pub enum Task {
         /// The component it is made from.
         part: Part,
     },
-    /// Merges, proves and writes the root file system: outputs `image`, `root`.
+    /// Merges, proves and writes the root file system: outputs `image`, `root`, `files`.
     Root {
         /// Components in merge order.
         parts: Vec<Part>,
@@ -465,7 +465,7 @@ impl Builder<'_> {
             inputs.insert(format!("overlay {name}"), Input::Digest(overlay.digest));
         }
         let task = Task::Root { parts: merged.clone(), kernel: kernel.clone(), runtime: runtime.clone() };
-        let step = self.push("root", "root", 3, Pool::Processor, task).inputs(&inputs);
+        let step = self.push("root", "root", 4, Pool::Processor, task).inputs(&inputs);
         let step = step
             .parameter("composer", &self.inputs.composer)
             .parameter("image", image)

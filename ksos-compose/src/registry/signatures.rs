@@ -125,7 +125,10 @@ impl CosignSigner {
     }
 
     /// Signs, and checks the signature.
-    fn sign(&self, message: Vec<u8>) -> Result<Claim, CosignSignError> {
+    ///
+    /// # Errors
+    /// [`CosignSignError`].
+    pub fn sign(&self, message: Vec<u8>) -> Result<Claim, CosignSignError> {
         let failed = || CosignSignError::Failed(self.place.clone());
         let signature = match &self.secret {
             Secret::Ecdsa(pair) => pair.sign(&SystemRandom::new(), &message).map_err(|_| failed())?.as_ref().to_vec(),
@@ -135,6 +138,11 @@ impl CosignSigner {
         let claim = Claim { message, signature };
         if self.key.verifies(&claim, &ecdsa) { Ok(claim) } else { Err(failed()) }
     }
+}
+
+/// Whether `key` has signed `claim`.
+pub fn verifies(key: &Key, claim: &Claim) -> bool {
+    key.verifies(claim, &ecdsa)
 }
 
 fn ecdsa(point: &[u8; 65], message: &[u8], signature: &[u8]) -> bool {

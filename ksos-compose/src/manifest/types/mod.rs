@@ -155,13 +155,29 @@ pub struct Console {
 }
 
 /// What a build writes.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Outputs {
     /// Output formats. When none is stated: the disk image and, with `update.keys`, the release.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub formats: Vec<OutputFormat>,
+    /// Bills of materials beside them. `[]`: none.
+    #[serde(default = "default_sbom")]
+    pub sbom: Vec<crate::sbom::Format>,
+    /// Digests of everything that is written in `SHA256SUMS`, and provenance. A disk image is hashed for them as a whole.
+    #[serde(default = "enabled")]
+    pub checksums: bool,
+}
+
+fn default_sbom() -> Vec<crate::sbom::Format> {
+    vec![crate::sbom::Format::Spdx, crate::sbom::Format::Cyclonedx]
+}
+
+impl Default for Outputs {
+    fn default() -> Self {
+        Outputs { formats: Vec::new(), sbom: default_sbom(), checksums: true }
+    }
 }
 
 impl Outputs {

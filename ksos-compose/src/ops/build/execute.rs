@@ -25,6 +25,7 @@ use crate::oci::document::ImageBlob;
 use crate::ops::{OpError, Session};
 use crate::plan::{Download, ImageSource, Part, Plan, Program, Resolved, ResolvedImage, Selection, Task, identity};
 use crate::proof::{Finding, Place};
+use crate::sbom;
 use crate::source;
 use crate::source::apt::{self, deb};
 use crate::source::archive::select::{Install, SelectRules, select};
@@ -462,7 +463,19 @@ impl<'a> Executor<'a> {
             self.cache,
         )?;
         self.tell(&root.conflicts, &notes);
-        self.write_root(&root.tree)
+        let mut outputs = self.write_root(&root.tree)?;
+        outputs.insert("files".to_owned(), self.root_files(&root, parts, inputs)?);
+        Ok(outputs)
+    }
+
+    /// Lists the files of the root file system by what made them.
+    fn root_files(&self, root: &root::Root, parts: &[Part], inputs: &StepOutputs) -> Result<Blob, OpError> {
+        let components: Vec<String> = parts.iter().map(|part| part.name.clone()).collect();
+        let packs = super::supply::packs(self.plan, inputs);
+        let listed = sbom::files::list(self.cache, &root.tree, &root.origins, &components, &packs, self.session.jobs);
+        let mut listed = listed.context("read the contents of", Path::new("/"))?;
+        listed.licences = super::supply::licences(self.project, self.plan, self.cache, inputs)?;
+        Ok(graph::json_blob(self.cache, &listed)?)
     }
 
     /// Says which component's file replaced another's, and what the proof found worth knowing. What overlays replace is

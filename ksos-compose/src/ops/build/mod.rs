@@ -22,6 +22,7 @@ pub mod remote;
 mod resolve;
 pub mod root;
 mod stamp;
+pub mod supply;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -32,9 +33,10 @@ use serde::{Deserialize, Serialize};
 use super::{LockMode, OpError, Session, Target};
 use crate::effects::fs;
 use crate::graph::{self, Execution, History, Reason};
+use crate::ops::blob_key::BlobKey;
 use crate::plan::{self, Plan};
 use crate::remote::RemoteUse;
-use crate::sign::{self, KeySource, OpenedKey, Surroundings};
+use crate::sign::{KeySource, Signer, Surroundings};
 use execute::Executor;
 pub use remote::{Moved, pull_cache, push_cache};
 pub use resolve::Project;
@@ -51,8 +53,10 @@ pub struct Options {
     pub hash: bool,
     /// Lock mode.
     pub lock: LockMode,
-    /// What signs releases.
+    /// What signs releases, provenance and the list of digests.
     pub sign: SignOptions,
+    /// What the provenance calls the run.
+    pub invocation_id: Option<String>,
 }
 
 /// What signs releases.
@@ -108,6 +112,12 @@ pub struct Built {
     pub arch: Arch,
     /// Artifacts.
     pub artifacts: Vec<Artifact>,
+    /// What is written about them: bills of materials, provenance.
+    #[serde(default)]
+    pub documents: Vec<Artifact>,
+    /// Whether `SHA256SUMS` lists them.
+    #[serde(default)]
+    pub checksums: bool,
     /// Nothing had to be done.
     pub fresh: bool,
     /// Steps that ran.
@@ -148,11 +158,11 @@ pub fn build(session: &Session, targets: &[Target], options: &Options) -> Vec<Re
     }
     let surroundings =
         Surroundings { variables: &session.environment.variables, directory: &session.environment.directory };
-    let keys = match sign::open(&options.sign.keys, &options.sign.public_keys, surroundings) {
+    let keys = match BlobKey::open(&options.sign.keys, &options.sign.public_keys, surroundings) {
         Ok(keys) => keys,
         Err(error) => return vec![Err(error.into())],
     };
-    keys.iter().filter_map(|key| key.warning.as_ref()).for_each(|warning| session.reporter.note(warning));
+    keys.iter().filter_map(BlobKey::warning).for_each(|warning| session.reporter.note(warning));
     let results = in_parallel(targets, |target| match build_one(session, target, options) {
         Err(OpError::RemoteLost { step }) => {
             // It had the record of the step and lost its blobs since.
@@ -165,17 +175,18 @@ pub fn build(session: &Session, targets: &[Target], options: &Options) -> Vec<Re
     if let Err(error) = outputs::image_layout::join(session, &mut results, options) {
         results.push(Err(error));
     }
-    results
+    results.into_iter().map(|built| supply::finish(session, built?, &keys, options)).collect()
 }
 
 /// Signs the release of a build.
-fn signed(session: &Session, mut built: Built, keys: &[OpenedKey]) -> Result<Built, OpError> {
-    if keys.is_empty() {
+fn signed(session: &Session, mut built: Built, keys: &[BlobKey]) -> Result<Built, OpError> {
+    let signers: Vec<&dyn Signer> = keys.iter().filter_map(BlobKey::release_signer).collect();
+    if signers.is_empty() {
         return Ok(built);
     }
     for artifact in built.artifacts.iter_mut().filter(|artifact| artifact.format == release::ARTIFACT) {
         let path = session.environment.directory.join(&artifact.path);
-        release::sign(&path, keys)?;
+        release::sign(&path, &signers)?;
         *artifact = release::listed(&path, &artifact.path)?;
     }
     Ok(built)
@@ -227,16 +238,22 @@ fn scope(session: &Session, target: &Target, options: &Options) -> String {
 }
 
 /// Everything outside of files that decides a build's result.
-fn settings(session: &Session, target: &Target) -> String {
+fn settings(session: &Session, target: &Target, options: &Options) -> String {
     let environment = &session.environment;
     // What picks the compiler of programs that are built from source.
     let compiler = ["PATH", "RUSTUP_TOOLCHAIN", "RUSTUP_HOME", "CARGO_HOME"].map(|name| environment.variable(name));
-    format!("{}\0{:?}\0{:?}\0{compiler:?}", env!("CARGO_PKG_VERSION"), environment.source_date_epoch, target.components)
+    format!(
+        "{}\0{:?}\0{:?}\0{compiler:?}\0{:?}",
+        env!("CARGO_PKG_VERSION"),
+        environment.source_date_epoch,
+        target.components,
+        options.invocation_id
+    )
 }
 
 fn build_one(session: &Session, target: &Target, options: &Options) -> Result<Built, OpError> {
     let scope = scope(session, target, options);
-    let settings = settings(session, target);
+    let settings = settings(session, target, options);
     if !options.fresh
         && let Some(stamp) = Stamp::if_current(&session.cache, &scope, &settings)
         && let Some(built) = from_stamp(session, stamp, &scope, options)
@@ -263,17 +280,23 @@ fn build_project(
     (scope, settings): (&str, String),
 ) -> Result<Built, OpError> {
     let (plan, execution) = execute_plan(session, project, options.fresh, false)?;
-    let made = outputs::write(session, project, (&plan, &execution.outputs), options)?;
     let directory = session.environment.directory.join(&options.out);
+    supply::begin(session, &plan, &directory)?;
+    let made = outputs::write(session, project, (&plan, &execution.outputs), options)?;
     plan.artifacts.iter().for_each(|artifact| watch.output(&directory.join(&artifact.file_name)));
     plan.release.iter().for_each(|release| watch.release(&directory.join(&release.directory_name)));
     note_missing_release(session, project, &plan);
+    let inputs = (project, &plan, &execution.outputs);
+    let documents = supply::write(session, inputs, &made.artifacts, &directory, options)?;
+    supply::names(&documents).for_each(|name| watch.output(&directory.join(name)));
     let ran = execution.decisions.iter().filter(|(_, reason)| reason.is_some()).count();
     let built = Built {
         name: plan.image.name.clone(),
         version: plan.image.version.clone(),
         arch: plan.image.arch,
         artifacts: made.artifacts,
+        documents,
+        checksums: project.manifest().outputs.checksums,
         fresh: false,
         ran,
         steps: plan.steps.len(),
@@ -318,7 +341,10 @@ fn from_stamp(session: &Session, mut stamp: Stamp, scope: &str, options: &Option
         let _ = stamp.save(&session.cache, scope);
     }
     let mut built = stamp.built;
-    if !options.hash {
+    for document in &mut built.documents {
+        document.path = options.out.join(document.path.file_name().unwrap_or_default());
+    }
+    if !(options.hash || built.checksums) {
         let files = built.artifacts.iter_mut().filter(|artifact| artifact.files.is_empty());
         files.for_each(|artifact| artifact.sha256 = None);
     }
@@ -326,7 +352,7 @@ fn from_stamp(session: &Session, mut stamp: Stamp, scope: &str, options: &Option
 }
 
 /// Returns the SHA-256 of the file at `path`.
-pub(super) fn hash(path: &Path) -> Result<Digest, OpError> {
+pub(in crate::ops) fn hash(path: &Path) -> Result<Digest, OpError> {
     use crate::effects::fs::Context;
     let mut hasher = ksos_formats::digest::Hasher::new();
     let file = fs::open(path)?;

@@ -92,6 +92,9 @@ fn build_one(
         ran: execution.decisions.iter().filter(|(_, reason)| reason.is_some()).count(),
         steps: plan.steps.len(),
         usage: Vec::new(),
+        documents: Vec::new(),
+        checksums: false,
+        remote: None,
     })
 }
 
@@ -133,7 +136,8 @@ fn needed(steps: Vec<Step>, mut wanted: BTreeSet<String>) -> Vec<Step> {
 fn execute(session: &Session, project: &Project, plan: &Plan, options: &Options) -> Result<Execution, OpError> {
     let last = History::load(&session.cache, &project.history_scope());
     let executor = Executor::new(session, project, plan, options.fresh);
-    let limits = graph::Options { jobs: session.jobs, downloads: 8, fresh: options.fresh, dry_run: false };
+    let needed = plan.steps.iter().map(|step| step.name.clone()).collect();
+    let limits = graph::Options { jobs: session.jobs, downloads: 8, fresh: options.fresh, dry_run: false, needed };
     Ok(graph::execute(&session.cache, &plan.steps, &last, &executor, &limits)?)
 }
 

@@ -17,7 +17,7 @@ use crate::artifact::release::{self, Cut};
 use crate::effects::fs::{self, AtomicDirectory, Context};
 use crate::ops::{OpError, Session};
 use crate::plan::{Plan, ReleasePlan};
-use crate::sign::{OpenedKey, sign_envelope};
+use crate::sign::{Signer, sign_envelope};
 
 /// [`Artifact::format`] of a release.
 pub const ARTIFACT: &str = "update";
@@ -105,16 +105,16 @@ pub fn document_digest(path: &Path) -> Option<Digest> {
 ///
 /// # Errors
 /// When the document cannot be read or written, or a key does not sign.
-pub fn sign(path: &Path, keys: &[OpenedKey]) -> Result<(), OpError> {
+pub fn sign(path: &Path, keys: &[&dyn Signer]) -> Result<(), OpError> {
     let file = path.join(RELEASE_FILE);
     let bytes = fs::read(&file, ENVELOPE_LIMIT)?;
     let mut envelope = Envelope::parse(&bytes).map_err(|_| OpError::NoRelease { path: file.clone() })?;
     let message = envelope.message();
     let mut changed = false;
-    for OpenedKey { signer, .. } in keys {
+    for signer in keys {
         let key = signer.public_key();
         if !envelope.signatures.iter().any(|signature| key.verifies(&message, &signature.bytes)) {
-            sign_envelope(&mut envelope, signer.as_ref())?;
+            sign_envelope(&mut envelope, *signer)?;
             changed = true;
         }
     }

@@ -16,7 +16,7 @@ use crate::manifest::keys::{KEY_FILE_LIMIT, KeyFile, KeyFileError, key_set};
 use crate::manifest::{CacheMode, CacheSettings};
 use crate::ops::session::{NO_REMOTE, RemoteOptions};
 use crate::ops::{LockMode, OpError, Session, Target};
-use crate::plan::{Plan, Task};
+use crate::plan::{Plan, SYSTEM_IMAGE, Task};
 use crate::registry::{Location, RegistryError};
 use crate::remote::{Remote, RemoteUse, Settings, Surroundings, Upload};
 use crate::sign::{self, KeySource};

@@ -16,7 +16,7 @@ use crate::cache::Blob;
 use crate::manifest::{Manifest, PartitionRole, Service};
 use crate::oci::document::ImageBlob;
 use crate::oci::layout as oci_layout;
-use crate::plan::packages::{self, ListedPackage};
+use crate::plan::packages::{self, ListedContent, ListedPackage};
 use crate::plan::{Trust, update_config};
 use crate::source::archive::merge::{Conflict, MergeError, Merger};
 use crate::tree::{Content, Entry, Meta, Node, Tree};
@@ -121,8 +121,23 @@ pub fn assemble(pieces: Pieces<'_>) -> Result<Root, RootError> {
     let config = runtime_config(manifest, image, load, &container_images, &tree);
     let text = serde_json::to_vec_pretty(&config).expect("the runtime's configuration can be serialised");
     assemble::put_file(&mut tree, layout::RUNTIME_CONFIG, 0o644, &text, image.epoch, "runtime")?;
+    let contents = contents(&tree, &merged.origins);
+    let text = serde_json::to_vec_pretty(&contents).expect("a list of components can be serialised");
+    assemble::put_file(&mut tree, packages::CONTENTS_PATH, 0o644, &text, image.epoch, "contents")?;
     assemble::clamp_times(&mut tree, image.epoch);
     Ok(Root { tree, origins: merged.origins, conflicts: merged.conflicts })
+}
+
+/// Sums up what each component has in the tree.
+fn contents(tree: &Tree, origins: &BTreeMap<String, Arc<str>>) -> Vec<ListedContent> {
+    let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for (path, entry) in tree.iter() {
+        if let Node::File(content) = &entry.node {
+            let sum = sums.entry(origins.get(path).map_or("manifest", |origin| origin)).or_default();
+            *sum = (sum.0 + 1, sum.1 + content.size);
+        }
+    }
+    sums.into_iter().map(|(name, (files, bytes))| ListedContent { name: name.to_owned(), files, bytes }).collect()
 }
 
 /// Every time zone of a maintenance window that is a name must be in the image.

@@ -27,6 +27,7 @@ use std::path::Path;
 use builder::Builder;
 pub use error::{ArchiveError, Fault};
 use error::{Failure, Step};
+pub use squashfs::{Look, look};
 use stream::{Capped, Decompressed, Source};
 
 use crate::cache::{Blob, Cache};

@@ -127,11 +127,36 @@ fn closure(
     Ok(done)
 }
 
+/// Returns, for each of the workspace's packages, the names of the packages that its programs are built with: without those
+/// for tests and for building.
+///
+/// # Errors
+/// As [`digest`].
+pub fn normal_dependencies(workspace: &Path) -> Result<BTreeMap<String, BTreeSet<String>>, CargoError> {
+    let mut all = BTreeMap::new();
+    for (package, directory) in members(workspace)? {
+        let table = read_toml(&workspace.join(directory).join("Cargo.toml"))?;
+        let real = |(name, dependency): (&str, &toml::Value)| {
+            dependency.get("package").and_then(toml::Value::as_str).unwrap_or(name).to_owned()
+        };
+        all.insert(package, listed(&table, &["dependencies"]).into_iter().map(real).collect());
+    }
+    Ok(all)
+}
+
 fn dependencies(table: &toml::Table) -> Vec<(&str, &toml::Value)> {
+    // A dependency that is only a version is none of the workspace.
+    let mut all = listed(table, &["dependencies", "build-dependencies"]);
+    all.retain(|(_, dependency)| dependency.is_table());
+    all
+}
+
+/// Returns the entries of tables with these names, those of targets included.
+fn listed<'a>(table: &'a toml::Table, names: &[&str]) -> Vec<(&'a str, &'a toml::Value)> {
     let mut tables = vec![table];
     let targets = table.get("target").and_then(toml::Value::as_table);
     tables.extend(targets.into_iter().flat_map(toml::Table::values).filter_map(toml::Value::as_table));
-    let lists = tables.into_iter().flat_map(|table| ["dependencies", "build-dependencies"].map(|key| table.get(key)));
+    let lists = tables.into_iter().flat_map(|table| names.iter().map(move |key| table.get(*key)));
     let entries = lists.flatten().filter_map(toml::Value::as_table).flatten();
     entries.map(|(name, dependency)| (name.as_str(), dependency)).collect()
 }

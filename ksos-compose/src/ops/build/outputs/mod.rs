@@ -167,7 +167,8 @@ pub fn write(
         let _ = record.save(&session.cache, &directory, &stem);
         result?;
     }
-    let listed = side_by_side(&plan.artifacts, |planned| listed(&directory, planned, options));
+    let hashed = options.hash || project.manifest().outputs.checksums;
+    let listed = side_by_side(&plan.artifacts, |planned| listed(&directory, planned, options, hashed));
     let mut artifacts = listed.into_iter().collect::<Result<Vec<_>, _>>()?;
     if let Some(planned) = &plan.release {
         let name = &planned.directory_name;
@@ -215,7 +216,7 @@ fn all(plan: &Plan) -> impl Iterator<Item = PlannedArtifact> {
     plan.artifacts.iter().cloned().chain(release)
 }
 
-fn listed(directory: &Path, planned: &PlannedArtifact, options: &Options) -> Result<Artifact, OpError> {
+fn listed(directory: &Path, planned: &PlannedArtifact, options: &Options, hashed: bool) -> Result<Artifact, OpError> {
     let path = directory.join(&planned.file_name);
     let (size, allocated) = sizes(&path)?;
     Ok(Artifact {
@@ -224,7 +225,7 @@ fn listed(directory: &Path, planned: &PlannedArtifact, options: &Options) -> Res
         path: options.out.join(&planned.file_name),
         size,
         allocated,
-        sha256: options.hash.then(|| hash(&path)).transpose()?,
+        sha256: hashed.then(|| hash(&path)).transpose()?,
         files: Vec::new(),
         platforms: Vec::new(),
     })

@@ -7,6 +7,7 @@
 
 mod block;
 mod inode;
+mod look;
 mod xattr;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,6 +20,7 @@ use super::builder::Builder;
 use super::error::{Failure, Fault, Step, escape, text};
 use super::{Limits, clamp_time};
 use crate::tree::{Meta, Node};
+pub use look::{Look, look};
 
 /// Reads the image in `file`.
 pub(super) fn read(file: &File, builder: &mut Builder<'_>, limits: &Limits) -> Step<()> {
