@@ -33,7 +33,7 @@ pub use cmdline::{
 
 pub use diagnostic::{Diagnostic, Place};
 pub use document::{
-    CaCertificatesDocument, Document, KubeconfigDocument, MetricsDocument, Mode, NetworkDocument, NtpDocument,
+    CaCertificatesDocument, Document, InstallDocument, KubeconfigDocument, MetricsDocument, Mode, NetworkDocument, NtpDocument,
     SimpleNetwork,
 };
 pub use forms::SSH_KEY_TYPES;

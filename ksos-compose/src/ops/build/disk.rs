@@ -77,6 +77,7 @@ pub fn write(
     let (esp_number, esp) = partition(plan, PartitionRole::Esp);
     let (slot_number, slot_plan) = partition(plan, PartitionRole::SlotA);
     let esp_spec = fat::FatSpec {
+        kind: fat::FatKind::Fat32,
         size: esp.size,
         label: esp.label.clone(),
         volume_id: u32::from_be_bytes(esp.filesystem.as_bytes()[..4].try_into().expect("a UUID has 16 bytes")),
