@@ -139,6 +139,9 @@ pub enum Command {
         /// Lock mode.
         #[command(flatten)]
         lock: LockOptions,
+        /// Directory for the images.
+        #[arg(long, short, default_value = "out", value_name = "DIR")]
+        out: PathBuf,
         /// Fresh steps too.
         #[arg(long)]
         all: bool,

@@ -72,9 +72,9 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             terminal.planned(&plans, json);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Explain { selection, lock, all, json } => {
+        Command::Explain { selection, lock, out, all, json } => {
             let session = session(&global, terminal)?;
-            let explained = ops::build::explain(&session, &targets(&selection)?, mode(lock))?;
+            let explained = ops::build::explain(&session, &targets(&selection)?, mode(lock), &out)?;
             terminal.explained(&explained, all, json);
             Ok(ExitCode::SUCCESS)
         }

@@ -104,7 +104,8 @@ impl Terminal {
         }
         if json {
             let artifacts: Vec<_> = done.iter().flat_map(|built| built.artifacts.iter().map(|artifact| json!({
-                "image": built.name, "version": built.version, "arch": built.arch, "format": artifact.format,
+                "image": built.name, "version": built.version, "format": artifact.format,
+                "arch": artifact.platforms.is_empty().then_some(built.arch), "platforms": artifact.platforms,
                 "path": artifact.path, "size": artifact.size, "allocated": artifact.allocated, "sha256": artifact.sha256,
                 "files": artifact.files,
             }))).collect();

@@ -200,6 +200,15 @@ pub fn publish(from: &Path, to: &Path) -> Result<(), FsError> {
     sync_parent(to)
 }
 
+/// Gives the file `from` a second name `to` on the same file system; where that knows none, copies it.
+pub fn link(from: &Path, to: &Path) -> Result<(), FsError> {
+    if std::fs::hard_link(from, to).is_ok() {
+        return Ok(());
+    }
+    std::fs::copy(from, to).context("copy to", to)?;
+    Ok(())
+}
+
 /// Creates the file `path`, which must not exist, open for reading and writing.
 pub fn create_new(path: &Path) -> Result<File, FsError> {
     File::options().read(true).write(true).create_new(true).open(path).context("create", path)

@@ -136,6 +136,8 @@ pub enum Reason {
     },
     /// Nothing changed, but the cache no longer has what the step gave.
     OutputMissing,
+    /// The file of an output is not there, or not as it was written.
+    FileChanged,
     /// `--fresh` asked for it.
     Forced,
 }
@@ -157,6 +159,7 @@ impl std::fmt::Display for Reason {
             }
             Reason::Input { name, old, new } => write!(f, "input {name} changed: {} -> {}", short(old), short(new)),
             Reason::OutputMissing => write!(f, "its output is no longer in the cache"),
+            Reason::FileChanged => write!(f, "its file is not there, or not as it was written"),
             Reason::Forced => write!(f, "--fresh was given"),
         }
     }

@@ -7,6 +7,7 @@ use ksos_formats::digest::Hasher;
 
 use super::OciError;
 use super::tar;
+use crate::artifact::cpio::gzip;
 use crate::cache::{Blob, BlobWriter, Cache};
 use crate::tree::Tree;
 
@@ -43,17 +44,21 @@ pub struct Layer {
     pub compression: LayerCompression,
 }
 
-/// Writes `tree` as a layer into the cache.
+/// Writes `tree` as a layer into the cache; gzip with `jobs` threads, whose number changes nothing.
 ///
 /// # Errors
 /// [`OciError`].
-pub fn write(cache: &Cache, tree: &Tree, compression: LayerCompression) -> Result<Layer, OciError> {
-    let writer = cache.writer()?;
+pub fn write(cache: &Cache, tree: &Tree, compression: LayerCompression, jobs: usize) -> Result<Layer, OciError> {
+    let mut writer = cache.writer()?;
     let (writer, diff_id) = match compression {
         LayerCompression::None => hashed(tree, io::BufWriter::with_capacity(256 * 1024, writer), unbuffer)?,
         LayerCompression::Gzip => {
-            let encoder = flate2::write::GzEncoder::new(writer, flate2::Compression::new(6));
-            hashed(tree, encoder, flate2::write::GzEncoder::finish)?
+            let diff_id = gzip::compress(&mut writer, 6, jobs.max(1), |archive| {
+                let mut output = Hashing { inner: archive, hasher: Hasher::new() };
+                tar::write(tree, &mut output)?;
+                Ok::<_, OciError>(output.hasher.finish())
+            })?;
+            (writer, diff_id)
         }
         LayerCompression::Zstd => {
             let mut encoder = zstd::stream::write::Encoder::new(writer, 3).map_err(OciError::Write)?;

@@ -45,6 +45,8 @@ pub struct ImageSpec {
     pub created: i64,
     /// Compression of the layer.
     pub compression: LayerCompression,
+    /// Threads that compress.
+    pub jobs: usize,
 }
 
 /// An image whose blobs are in the cache.
@@ -99,7 +101,7 @@ pub enum OciError {
     Cache(#[from] CacheError),
     /// The layer cannot be written.
     #[error("cannot write the layer: {0}")]
-    Write(#[source] io::Error),
+    Write(#[from] io::Error),
 }
 
 /// "OCI Content Descriptors".
@@ -109,6 +111,8 @@ struct Descriptor {
     media_type: String,
     digest: String,
     size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    artifact_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     platform: Option<Platform>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -183,7 +187,7 @@ struct History {
 /// [`OciError`].
 pub fn image(cache: &Cache, tree: &Tree, spec: &ImageSpec) -> Result<Image, OciError> {
     check(spec)?;
-    let layer = layer::write(cache, tree, spec.compression)?;
+    let layer = layer::write(cache, tree, spec.compression, spec.jobs)?;
     let created = timestamp(spec.created);
     let configuration = Configuration {
         created: created.clone(),
@@ -233,6 +237,7 @@ fn descriptor(media_type: &str, sha256: &Digest, size: u64) -> Descriptor {
         media_type: media_type.to_owned(),
         digest: digest(sha256),
         size,
+        artifact_type: None,
         platform: None,
         annotations: BTreeMap::new(),
     }
@@ -246,7 +251,7 @@ fn timestamp(seconds: i64) -> String {
 }
 
 fn check(spec: &ImageSpec) -> Result<(), OciError> {
-    let ImageSpec { name, entrypoint, cmd, env, working_dir, arch: _, created: _, compression: _ } = spec;
+    let ImageSpec { name, entrypoint, cmd, env, working_dir, arch: _, created: _, compression: _, jobs: _ } = spec;
     if let Some(reason) = name_fault(name) {
         return Err(OciError::Name { name: name.clone(), reason });
     }

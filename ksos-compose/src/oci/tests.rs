@@ -42,6 +42,7 @@ fn spec(compression: LayerCompression) -> ImageSpec {
         working_dir: "/run".into(),
         created: 1_700_000_000,
         compression,
+        jobs: 2,
     }
 }
 
@@ -80,7 +81,7 @@ fn a_layer_unpacks_to_the_same_tree() {
         (LayerCompression::Zstd, Compression::Zstd),
     ];
     for (compression, outer) in layers {
-        let layer = layer::write(&cache, &tree(), compression).unwrap();
+        let layer = layer::write(&cache, &tree(), compression, 2).unwrap();
         let limits = Limits::default();
         let unpacked = archive::unpack(&cache, &layer.blob.path, Format::Tar(outer), &policy, &limits).unwrap();
         let mut expected = tree();

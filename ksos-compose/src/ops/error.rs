@@ -283,6 +283,12 @@ pub enum OpError {
         /// Image name.
         name: String,
     },
+    /// An output that somebody replaced by something else.
+    #[error("{}: not the container image that a build wrote", path.display())]
+    OtherLayout {
+        /// The file.
+        path: std::path::PathBuf,
+    },
     /// A format that cannot be written for this image.
     #[error("{file_name}: {format} is not for this image: {reason}")]
     NoWriter {

@@ -20,7 +20,7 @@ pub use resolved::{
     Download, ImageSource, LocalTree, Package, Program, Resolved, ResolvedComponent, ResolvedImage, Trust,
     update_config,
 };
-pub use steps::{ImageBlobs, ModulesTask, Part, Selection, Task};
+pub use steps::{ImageBlobs, ModulesTask, Part, SYSTEM_IMAGE, Selection, Task};
 
 /// A plan.
 #[derive(Debug, Clone, Serialize)]

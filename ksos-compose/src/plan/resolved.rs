@@ -164,3 +164,13 @@ pub fn update_config(manifest: &Manifest) -> Option<UpdateConfig> {
         windows: update.windows(),
     })
 }
+
+/// Returns what a container of the whole root file system runs when nothing else is asked for: the service that makes it
+/// a Kubernetes node, or runs containers, or is the first by name; without services a shell.
+pub fn container_command(manifest: &Manifest) -> Vec<String> {
+    let node = &manifest.node;
+    let named = [node.kubernetes.as_ref().map(|it| &it.service), node.engine.as_ref().map(|it| &it.service)];
+    let named = named.into_iter().flatten().find_map(|name| manifest.services.get(name));
+    let service = named.or_else(|| manifest.services.values().next());
+    service.map_or_else(|| vec!["/bin/sh".to_owned()], |service| service.command.clone())
+}

@@ -10,9 +10,12 @@ use serde::Serialize;
 use super::resolved::{Download, ImageSource, Package, Program, Resolved, ResolvedImage};
 use super::{Inputs, digest_of};
 use crate::graph::{Input, Pool, Step};
-use crate::manifest::{BuiltImage, Component, Destination, ImageContent, Install, Source, Unpack};
+use crate::manifest::{BuiltImage, Component, Destination, ImageContent, Install, OutputFormat, Source, Unpack};
 use crate::oci::document::ImageBlob;
 use crate::source::archive::Format;
+
+/// Name of the step that makes the container image of the whole system.
+pub const SYSTEM_IMAGE: &str = "system-image";
 
 /// What a step does, beyond what its key needs to know.
 #[derive(Debug, Clone)]
@@ -76,6 +79,13 @@ pub enum Task {
         kernel: Part,
         /// The component with the runtime, which is proved in the initramfs, too.
         runtime: Part,
+    },
+    /// Makes a container image of the root file system: outputs `manifest`, `config`, `layer`.
+    SystemImage {
+        /// Components in merge order.
+        parts: Vec<Part>,
+        /// What a container of it runs when nothing else is asked for.
+        command: Vec<String>,
     },
     /// Writes the initramfs without its boot configuration: output `initramfs`.
     InitramfsBase {
@@ -483,6 +493,19 @@ impl Builder<'_> {
             .parameter("partitions", &manifest.partitions)
             .parameter("budgets", &manifest.budgets);
         self.add(step);
+        if manifest.outputs.wanted(manifest.update.is_enabled()).contains(&OutputFormat::OciImage) {
+            self.system_image(image, merged, &inputs);
+        }
+    }
+
+    /// Adds the step that makes a container image of the root file system, which has the same inputs. What else decides
+    /// it is in the root image.
+    fn system_image(&mut self, image: &ImageId, parts: Vec<Part>, inputs: &StepInputs) {
+        let command = super::resolved::container_command(self.inputs.manifest);
+        let task = Task::SystemImage { parts, command: command.clone() };
+        let step = self.push(SYSTEM_IMAGE, SYSTEM_IMAGE, 1, Pool::Processor, task).inputs(inputs);
+        let root = Input::Output { step: "root".to_owned(), output: "image".to_owned() };
+        self.add(step.parameter("image", image).parameter("command", &command).input("root", root));
     }
 
     fn initramfs(&mut self, image: &ImageId, (runtime, runtime_inputs): (Part, StepInputs)) {

@@ -10,8 +10,6 @@ use std::io::{self, Write};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use flate2::{Compress, FlushCompress, Status};
 
-use super::Error;
-
 /// Bytes of input per chunk.
 const CHUNK: usize = 512 * 1024;
 /// Bytes that Deflate can look back.
@@ -21,12 +19,12 @@ const WINDOW: usize = 32 * 1024;
 ///
 /// # Errors
 /// Those of `produce`, of `out`, and of the compressor.
-pub fn compress<W: Write, T>(
+pub fn compress<W: Write, T, E: From<io::Error>>(
     out: &mut W,
     level: u8,
     workers: usize,
-    produce: impl FnOnce(&mut dyn Write) -> Result<T, Error>,
-) -> Result<T, Error> {
+    produce: impl FnOnce(&mut dyn Write) -> Result<T, E>,
+) -> Result<T, E> {
     let (jobs, queued) = bounded::<Job>(workers);
     std::thread::scope(|scope| {
         for _ in 0..workers {

@@ -13,7 +13,7 @@
 //! Limits of the format, refused with the path: extended attributes, files of 4 GiB and more, a file in the root
 //! named `TRAILER!!!` (the name that ends an archive).
 
-mod gzip;
+pub mod gzip;
 #[cfg(test)]
 mod tests;
 

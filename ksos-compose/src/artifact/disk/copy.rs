@@ -36,7 +36,7 @@ pub fn copy_sparse(source: &File, size: u64, target: &File, offset: u64) -> io::
 }
 
 /// Returns the next range before `size` that holds data.
-fn next_data(source: &File, position: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
+pub(in crate::artifact) fn next_data(source: &File, position: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
     let start = match seek(source, SeekFrom::Data(position)) {
         Ok(start) => start,
         // "There are no more data regions past the supplied offset."
@@ -111,7 +111,7 @@ fn write_sparse(chunk: &[u8], target: &File, position: u64) -> io::Result<()> {
     }
 }
 
-fn is_zero(block: &[u8]) -> bool {
+pub(in crate::artifact) fn is_zero(block: &[u8]) -> bool {
     let (words, rest) = block.as_chunks::<16>();
     words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }

@@ -5,7 +5,7 @@
 //! All identifiers come from the caller. The result is sparse: holes and zero blocks of the contents are not written,
 //! and where the file system can share blocks between files nothing is copied at all.
 
-mod copy;
+pub(in crate::artifact) mod copy;
 mod layout;
 
 use std::collections::{BTreeMap, BTreeSet};

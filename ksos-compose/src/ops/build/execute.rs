@@ -8,6 +8,7 @@ use ksos_formats::boot::{BootConfig, RootImage, SlotLabels};
 use ksos_formats::layout;
 
 use super::images::image_error;
+use super::outputs::image_layout;
 use super::resolve::{Project, cargo_build};
 use super::root::{self, CarriedImage, Pieces};
 use super::{initramfs, proof};
@@ -84,6 +85,7 @@ impl Execute for Executor<'_> {
                 self.container_image(step, reference, image, part, inputs)
             }
             Task::Root { parts, kernel, runtime } => self.root(step, parts, kernel, runtime, inputs),
+            Task::SystemImage { parts, command } => self.system_image(step, parts, command, inputs),
             Task::InitramfsBase { runtime } => {
                 let runtime = self.part(step, runtime, inputs)?;
                 let modules = self.index(&self.blob(step, "kernel modules", inputs))?;
@@ -310,10 +312,35 @@ impl<'a> Executor<'a> {
             created: self.plan.image.epoch as i64,
             // The root file system is compressed as a whole.
             compression: oci::LayerCompression::None,
+            jobs: self.session.jobs,
         };
-        let oci::Image { manifest, config, layer, .. } = oci::image(self.cache, &tree, &spec)?;
-        let outputs = [("manifest", manifest), ("config", config), ("layer", layer.blob)];
-        Ok(outputs.map(|(name, blob)| (name.to_owned(), blob)).into())
+        Ok(image_outputs(oci::image(self.cache, &tree, &spec)?))
+    }
+
+    /// Makes a container image of the root file system.
+    fn system_image(
+        &self,
+        step: &Step,
+        parts: &[Part],
+        command: &[String],
+        inputs: &StepOutputs,
+    ) -> Result<Outputs, OpError> {
+        let index = self.json(&self.blob(step, "module index", inputs))?;
+        let root = self.assembled(step, parts, &index, inputs)?;
+        let image = &self.plan.image;
+        let spec = oci::ImageSpec {
+            name: image_layout::reference(image),
+            arch: image.arch,
+            entrypoint: Vec::new(),
+            cmd: command.to_vec(),
+            env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+            working_dir: String::new(),
+            created: image.epoch as i64,
+            // Every engine and registry takes gzip.
+            compression: oci::LayerCompression::Gzip,
+            jobs: self.session.jobs,
+        };
+        Ok(image_outputs(oci::image(self.cache, &root.tree, &spec)?))
     }
 
     fn fetch_image_blob(&self, name: &str, image: &ResolvedImage, blob: &ImageBlob) -> Result<Outputs, OpError> {
@@ -343,14 +370,14 @@ impl<'a> Executor<'a> {
         Ok(blobs.into_iter().map(|blob| (blob.digest.hex(), blob)).collect())
     }
 
-    fn root(
+    /// Merges the root file system.
+    fn assembled(
         &self,
         step: &Step,
         parts: &[Part],
-        kernel: &Part,
-        runtime: &Part,
+        index: &kernel::ModuleIndex,
         inputs: &StepOutputs,
-    ) -> Result<Outputs, OpError> {
+    ) -> Result<root::Root, OpError> {
         let mut components = Vec::new();
         for part in parts {
             components.push((part.name.clone(), self.part(step, part, inputs)?));
@@ -365,7 +392,6 @@ impl<'a> Executor<'a> {
             }
         });
         let modules = self.index(&self.blob(step, "kernel modules", inputs))?;
-        let index: kernel::ModuleIndex = self.json(&self.blob(step, "module index", inputs))?;
         let overlays = self.manifest.overlays.iter().filter_map(|(name, overlay)| {
             let local = self.project.overlays.get(name)?;
             Some((name.clone(), overlay.to.relative().to_owned(), local.tree.clone()))
@@ -375,13 +401,25 @@ impl<'a> Executor<'a> {
             image: &self.plan.image,
             components,
             modules,
-            load: names(&self.manifest.kernel.load, &index),
+            load: names(&self.manifest.kernel.load, index),
             container_images: container_images.collect(),
             trust: self.project.trust.as_ref(),
             packages: &self.plan.packages,
             overlays: overlays.collect(),
         };
-        let root = root::assemble(pieces)?;
+        Ok(root::assemble(pieces)?)
+    }
+
+    fn root(
+        &self,
+        step: &Step,
+        parts: &[Part],
+        kernel: &Part,
+        runtime: &Part,
+        inputs: &StepOutputs,
+    ) -> Result<Outputs, OpError> {
+        let index: kernel::ModuleIndex = self.json(&self.blob(step, "module index", inputs))?;
+        let root = self.assembled(step, parts, &index, inputs)?;
         let initramfs = initramfs::base(
             &self.part(step, runtime, inputs)?,
             self.index(&self.blob(step, "initramfs modules", inputs))?,
@@ -471,6 +509,12 @@ impl<'a> Executor<'a> {
         writer.write_all(&segment).context("write", &base.path)?;
         Ok([("initramfs".to_owned(), writer.commit()?)].into())
     }
+}
+
+fn image_outputs(image: oci::Image) -> Outputs {
+    let oci::Image { manifest, config, layer, .. } = image;
+    let outputs = [("manifest", manifest), ("config", config), ("layer", layer.blob)];
+    outputs.map(|(name, blob)| (name.to_owned(), blob)).into()
 }
 
 /// Names of modules to load: patterns expanded, without those that are optional and not there, or built in.

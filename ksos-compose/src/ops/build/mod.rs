@@ -76,6 +76,9 @@ pub struct Artifact {
     /// Its files, when it is a directory.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<ArtifactFile>,
+    /// Architectures, when it is for several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<Arch>,
 }
 
 /// A file of an artifact that is a directory.
@@ -143,7 +146,11 @@ pub fn build(session: &Session, targets: &[Target], options: &Options) -> Vec<Re
     };
     keys.iter().filter_map(|key| key.warning.as_ref()).for_each(|warning| session.reporter.note(warning));
     let results = in_parallel(targets, |target| build_one(session, target, options));
-    results.into_iter().map(|built| signed(session, built?, &keys)).collect()
+    let mut results = results.into_iter().map(|built| signed(session, built?, &keys)).collect::<Vec<_>>();
+    if let Err(error) = outputs::image_layout::join(session, &mut results, options) {
+        results.push(Err(error));
+    }
+    results
 }
 
 /// Signs the release of a build.
@@ -343,7 +350,7 @@ pub struct Explanation {
     pub name: String,
     /// Architecture.
     pub arch: Arch,
-    /// Step and reason; no reason for fresh steps.
+    /// Step or output, and reason; no reason for fresh ones.
     pub steps: Vec<(String, Option<Reason>)>,
 }
 
@@ -351,12 +358,16 @@ pub struct Explanation {
 ///
 /// # Errors
 /// [`OpError`].
-pub fn explain(session: &Session, targets: &[Target], lock: LockMode) -> Result<Vec<Explanation>, OpError> {
+pub fn explain(session: &Session, targets: &[Target], lock: LockMode, out: &Path) -> Result<Vec<Explanation>, OpError> {
     let mut explanations = Vec::new();
     for target in targets {
         let project = Project::open(session, target, lock, &mut Watch::new())?;
         let (plan, execution) = execute_plan(session, &project, false, true)?;
-        explanations.push(Explanation { name: plan.image.name, arch: plan.image.arch, steps: execution.decisions });
+        let mut steps = execution.decisions;
+        let stale = steps.iter().find(|(_, reason)| reason.is_some()).map(|(name, _)| name.clone());
+        let made = (&plan, &execution.outputs, stale.as_deref());
+        steps.extend(outputs::explain(session, &project, made, &session.environment.directory.join(out))?);
+        explanations.push(Explanation { name: plan.image.name, arch: plan.image.arch, steps });
     }
     Ok(explanations)
 }

@@ -146,6 +146,7 @@ pub fn listed(path: &Path, shown: &Path) -> Result<Artifact, OpError> {
         allocated,
         sha256: document_digest(path),
         files,
+        platforms: Vec::new(),
     })
 }
 

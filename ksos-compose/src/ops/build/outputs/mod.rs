@@ -8,14 +8,21 @@
 //!
 //! To add a format: [`make`], and what it is made from in [`needs_disk`].
 
+pub mod image_layout;
 mod record;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ksos_formats::update::Blob;
 
 use super::{Artifact, Options, Project, disk, hash, release, sizes};
-use crate::effects::fs;
-use crate::graph;
+use crate::artifact::{qcow2, vhd, vmdk, zst};
+use crate::effects::fs::{self, Context};
+use crate::graph::{self, Reason};
 use crate::manifest::OutputFormat;
 use crate::ops::{OpError, Session};
 use crate::plan::{Plan, PlannedArtifact};
@@ -36,12 +43,39 @@ pub struct Source<'a> {
     pub steps: &'a BTreeMap<String, graph::Outputs>,
     /// The raw disk image, finished, and what is in it; `None` when no output [`needs_disk`].
     pub disk: Option<(&'a Path, &'a disk::Written)>,
+    /// The disk image compressed, as soon as one output needed it.
+    compressed: Mutex<Option<Blob>>,
+    /// A directory for files that go when every output is made.
+    work: &'a Path,
 }
 
 impl Source<'_> {
     /// Returns the raw disk image.
     fn disk(&self) -> (&Path, &disk::Written) {
         self.disk.expect("it is made when an output needs it")
+    }
+
+    /// Opens the raw disk image, and returns its size in bytes, too.
+    fn open_disk(&self) -> Result<(File, u64), OpError> {
+        let (path, _) = self.disk();
+        let file = fs::open(path)?;
+        let size = file.metadata().context("stat", path)?.len();
+        Ok((file, size))
+    }
+
+    /// Compresses the disk image, unless it was; one that asks meanwhile waits.
+    fn compressed(&self) -> Result<(PathBuf, Blob), OpError> {
+        let path = self.work.join("disk.zst");
+        let mut compressed = self.compressed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(blob) = *compressed {
+            return Ok((path, blob));
+        }
+        let (disk, size) = self.open_disk()?;
+        let mut target = fs::create_new(&path)?;
+        zst::write(&disk, size, &mut target, self.session.jobs).context("write", &path)?;
+        let blob = Blob { size: target.metadata().context("stat", &path)?.len(), sha256: hash(&path)? };
+        *compressed = Some(blob);
+        Ok((path, blob))
     }
 }
 
@@ -71,21 +105,38 @@ fn needs_disk(format: OutputFormat) -> bool {
 /// Makes one output as the new file `path`.
 fn make(source: &Source<'_>, planned: &PlannedArtifact, path: &Path) -> Result<(), OpError> {
     let PlannedArtifact { format, file_name } = planned;
-    let _ = (source.disk(), path);
-    let none = |reason| Err(OpError::NoWriter { file_name: file_name.clone(), format: *format, reason });
+    let id = *source.plan.disk.guid.as_bytes();
+    let disk = || source.open_disk();
     match format {
         // Written before the others, which are made from it.
         OutputFormat::Disk => Ok(()),
         // Written as a directory, by `release`.
         OutputFormat::Update => Ok(()),
         // The place of the ISO writer.
-        OutputFormat::Iso => none("there is no writer for it"),
-        OutputFormat::DiskZst
-        | OutputFormat::OciImage
-        | OutputFormat::OciArtifact
-        | OutputFormat::Qcow2
-        | OutputFormat::Vmdk
-        | OutputFormat::Vhd => none("there is no writer for it yet"),
+        OutputFormat::Iso => {
+            let reason = "this version has no writer for it";
+            Err(OpError::NoWriter { file_name: file_name.clone(), format: *format, reason })
+        }
+        OutputFormat::DiskZst => Ok(fs::link(&source.compressed()?.0, path)?),
+        OutputFormat::OciImage => image_layout::write_image(source, path),
+        OutputFormat::OciArtifact => image_layout::write_artifact(source, path),
+        OutputFormat::Qcow2 => {
+            let (disk, size) = disk()?;
+            Ok(qcow2::write(&disk, size, &fs::create_new(path)?).context("write", path)?)
+        }
+        OutputFormat::Vhd => {
+            let (disk, size) = disk()?;
+            let identity = vhd::Identity { id, epoch: source.plan.image.epoch };
+            Ok(vhd::write(&disk, size, identity, &fs::create_new(path)?).context("write", path)?)
+        }
+        OutputFormat::Vmdk => {
+            let (disk, size) = disk()?;
+            let content_id = u32::from_be_bytes([id[0], id[1], id[2], id[3]]);
+            let identity = vmdk::Identity { file_name, content_id };
+            let mut target = BufWriter::with_capacity(1 << 20, fs::create_new(path)?);
+            vmdk::write(&disk, size, &identity, &mut target, source.session.jobs).context("write", path)?;
+            Ok(target.flush().context("write", path)?)
+        }
     }
 }
 
@@ -116,16 +167,52 @@ pub fn write(
         let _ = record.save(&session.cache, &directory, &stem);
         result?;
     }
-    let mut artifacts = Vec::new();
-    for planned in &plan.artifacts {
-        artifacts.push(listed(&directory, planned, options)?);
-    }
+    let listed = side_by_side(&plan.artifacts, |planned| listed(&directory, planned, options));
+    let mut artifacts = listed.into_iter().collect::<Result<Vec<_>, _>>()?;
     if let Some(planned) = &plan.release {
         let name = &planned.directory_name;
         artifacts.push(release::listed(&directory.join(name), &options.out.join(name))?);
     }
     let usage = record.written.map(|written| written.usage).unwrap_or_default();
     Ok(Made { artifacts, usage })
+}
+
+/// Says why each output of `plan` would be written to `directory`. A stale step is one that would run before.
+///
+/// # Errors
+/// When the program cannot be read.
+pub fn explain(
+    session: &Session,
+    project: &Project,
+    (plan, steps, stale_step): (&Plan, &BTreeMap<String, graph::Outputs>, Option<&str>),
+    directory: &Path,
+) -> Result<Vec<(String, Option<Reason>)>, OpError> {
+    let record = Record::load(&session.cache, directory, &plan.stem());
+    let whole = match (&record, stale_step) {
+        (None, _) => Some(Reason::New),
+        // What it gives is not known yet.
+        (Some(_), Some(step)) => Some(Reason::Input { name: step.to_owned(), old: None, new: None }),
+        (Some(record), None) => {
+            let key = record::key(session, project, plan, steps)?;
+            let changed = Reason::Input { name: "image".to_owned(), old: Some(record.key), new: Some(key) };
+            (record.key != key).then_some(changed)
+        }
+    };
+    let reason = |planned: &PlannedArtifact| match (&whole, &record) {
+        (None, Some(record)) if !record.has(&planned.file_name) => Some(Reason::New),
+        (None, Some(record)) if !record.is_current(directory, &planned.file_name) => Some(Reason::FileChanged),
+        _ => whole.clone(),
+    };
+    Ok(all(plan).map(|planned| (format!("write {}", planned.file_name), reason(&planned))).collect())
+}
+
+/// Returns every output; the release, too.
+fn all(plan: &Plan) -> impl Iterator<Item = PlannedArtifact> {
+    let release = plan
+        .release
+        .iter()
+        .map(|release| PlannedArtifact { format: OutputFormat::Update, file_name: release.directory_name.clone() });
+    plan.artifacts.iter().cloned().chain(release)
 }
 
 fn listed(directory: &Path, planned: &PlannedArtifact, options: &Options) -> Result<Artifact, OpError> {
@@ -139,6 +226,7 @@ fn listed(directory: &Path, planned: &PlannedArtifact, options: &Options) -> Res
         allocated,
         sha256: options.hash.then(|| hash(&path)).transpose()?,
         files: Vec::new(),
+        platforms: Vec::new(),
     })
 }
 
@@ -152,14 +240,9 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Returns what must be written; the release, too.
+    /// Returns what must be written.
     fn stale(&self, record: &Record) -> Vec<PlannedArtifact> {
-        let Plan { artifacts, release, .. } = self.plan;
-        let release = release
-            .iter()
-            .map(|release| PlannedArtifact { format: OutputFormat::Update, file_name: release.directory_name.clone() });
-        let all = artifacts.iter().cloned().chain(release);
-        all.filter(|planned| !record.is_current(self.directory, &planned.file_name)).collect()
+        all(self.plan).filter(|planned| !record.is_current(self.directory, &planned.file_name)).collect()
     }
 
     /// Writes `wanted`, and keeps in `record` what is done.
@@ -176,6 +259,8 @@ impl Job<'_> {
             plan: self.plan,
             steps: self.steps,
             disk: disk.as_deref().zip(written.as_ref()),
+            compressed: Mutex::new(None),
+            work: &work.path,
         };
         let others: Vec<&PlannedArtifact> =
             wanted.iter().filter(|planned| planned.format != OutputFormat::Disk).collect();

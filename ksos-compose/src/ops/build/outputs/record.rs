@@ -21,7 +21,7 @@ use crate::effects::fs;
 use crate::graph;
 use crate::manifest::Outputs;
 use crate::ops::{OpError, Session};
-use crate::plan::Plan;
+use crate::plan::{Plan, SYSTEM_IMAGE};
 
 /// The largest record read, in bytes.
 const RECORD_LIMIT: u64 = 1 << 20;
@@ -62,13 +62,14 @@ pub fn key(
         // It is hashed again next time.
         let _ = stats.save();
     }
-    let plan = Plan { artifacts: Vec::new(), release: plan.release.clone(), ..plan.clone() };
+    let mut plan = Plan { artifacts: Vec::new(), release: None, ..plan.clone() };
+    plan.steps.retain(|step| step.name != SYSTEM_IMAGE);
     let mut manifest = project.manifest().clone();
     manifest.outputs = Outputs::default();
     for text in [serde_json::to_vec(&plan), serde_json::to_vec(&manifest)] {
         hasher.field(&text.expect("the project's own types can be serialised"));
     }
-    for (step, outputs) in steps {
+    for (step, outputs) in steps.iter().filter(|(step, _)| *step != SYSTEM_IMAGE) {
         hasher.field(step.as_bytes());
         for (name, blob) in outputs {
             hasher.field(name.as_bytes());
@@ -103,6 +104,11 @@ impl Record {
         // A path that is not UTF-8 has no JSON form; such outputs are always written.
         let Ok(text) = serde_json::to_vec(self) else { return Ok(()) };
         fs::write_atomic(&place(cache, directory, stem), &text)
+    }
+
+    /// Whether `name` was written.
+    pub fn has(&self, name: &str) -> bool {
+        self.files.contains_key(name)
     }
 
     /// Whether `name` in `directory` is there as it was written.
