@@ -136,14 +136,24 @@ mod tests {
 
     #[test]
     fn documents_that_contradict_themselves_are_refused_by_the_piece() {
-        let good = [piece(0, 512, DATA_FILE, 0), piece(HEAD, 4096, "vmlinuz", 0), piece(HEAD + 4096, 512, DATA_FILE, 512)];
+        let good =
+            [piece(0, 512, DATA_FILE, 0), piece(HEAD, 4096, "vmlinuz", 0), piece(HEAD + 4096, 512, DATA_FILE, 512)];
         assert_eq!(install(good.to_vec()).check(), Ok(()));
         for (bad, expected) in [
             (piece(HEAD + 4097, u64::MAX, DATA_FILE, 512), "the piece at byte 1052673 is longer than any disk"),
-            (piece(HEAD + 4000, 512, DATA_FILE, 512), "the piece at byte 1052576 is empty, over another, or behind the end"),
-            (piece(HEAD + 8192, 0, DATA_FILE, 512), "the piece at byte 1056768 is empty, over another, or behind the end"),
+            (
+                piece(HEAD + 4000, 512, DATA_FILE, 512),
+                "the piece at byte 1052576 is empty, over another, or behind the end",
+            ),
+            (
+                piece(HEAD + 8192, 0, DATA_FILE, 512),
+                "the piece at byte 1056768 is empty, over another, or behind the end",
+            ),
             (piece(4 << 20, 1, DATA_FILE, 512), "the piece at byte 4194304 is empty, over another, or behind the end"),
-            (piece(HEAD + 8192, 1, "../x", 0), "the piece at byte 1056768 is in a file that an installer does not read"),
+            (
+                piece(HEAD + 8192, 1, "../x", 0),
+                "the piece at byte 1056768 is in a file that an installer does not read",
+            ),
             (piece(HEAD + 8192, 1, "vmlinuz", 0), "the piece at byte 1056768 goes back in its file"),
         ] {
             let fault = install([&good[..2], &[bad]].concat()).check().expect_err("bad");

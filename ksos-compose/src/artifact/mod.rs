@@ -10,6 +10,8 @@ pub mod iso;
 pub mod ordered;
 pub mod qcow2;
 pub mod release;
+#[cfg(test)]
+mod samples;
 pub mod sparse;
 pub mod squashfs;
 pub mod verity;

@@ -8,7 +8,8 @@ use serde_json::Value as Json;
 
 use super::diagnostic::{Diagnostic, Place};
 use super::document::{
-    CaCertificatesDocument, Document, InstallDocument, KubeconfigDocument, MetricsDocument, NetworkDocument, NtpDocument,
+    CaCertificatesDocument, Document, InstallDocument, KubeconfigDocument, MetricsDocument, NetworkDocument,
+    NtpDocument,
 };
 use super::forms::parse_owner;
 use super::keys::Kind;

@@ -17,9 +17,9 @@ use crate::disk::probe::Content;
 use crate::sys::{FileKind, Mount, MountFlags, Space, Sys};
 
 use super::node::Node;
-use super::{Error, live};
 use super::reset::{self, Scope};
 use super::volume::{Volume, read_table};
+use super::{Error, live};
 
 /// Where data is mounted if the image has no directory for it.
 const FALLBACK_MOUNT: &str = "/run/ksos/data";

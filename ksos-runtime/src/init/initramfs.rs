@@ -385,6 +385,36 @@ mod tests {
     }
 
     #[test]
+    fn a_medium_takes_the_place_of_the_slot_and_its_root_is_copied_to_memory() {
+        let volume = "KSOS_0123456789ABCDEF01234567";
+        let sys = machine(&format!("ksos.live={volume}"));
+        sys.put("/sys/block/sr0/size", "100\n");
+        sys.disks.borrow_mut().insert("/dev/sr0".to_owned(), crate::config::label::tests::iso(volume));
+        sys.put("/run/ksos/medium/ksos/root.squashfs", "squashfs");
+        sys.put("/lib/modules/6.12.0-test/modules.dep", "k/isofs.ko:\n");
+        run(&sys);
+        let calls = sys.calls.borrow().join("\n");
+        for expected in [
+            "load /lib/modules/6.12.0-test/k/isofs.ko",
+            "mount /dev/sr0 /run/ksos/medium iso9660 ro",
+            "loop /run/ksos/ram/root.squashfs direct=false\nmount /dev/loop0 /sysroot squashfs ro",
+            "unmount /run/ksos/medium",
+        ] {
+            assert!(calls.contains(expected), "{expected}\n--- in\n{calls}");
+        }
+        let handover = Handover::read(&sys).expect("written");
+        assert_eq!((handover.slot, handover.disk.as_str(), handover.medium.as_deref()), ('-', "", Some("/dev/sr0")));
+        assert!(sys.terminal.borrow().contains("stage 03 disk: ok 1000 ms (live from /dev/sr0)"));
+        let in_place = machine(&format!("ksos.live={volume} ksos.root=slot"));
+        in_place.put("/sys/block/sr0/size", "100\n");
+        in_place.disks.borrow_mut().insert("/dev/sr0".to_owned(), crate::config::label::tests::iso(volume));
+        in_place.put("/run/ksos/medium/ksos/root.squashfs", "squashfs");
+        run(&in_place);
+        assert!(in_place.calls_of("loop")[0].starts_with("loop /run/ksos/medium/ksos/root.squashfs"));
+        assert!(in_place.calls_of("unmount").is_empty());
+    }
+
+    #[test]
     fn ram_mode_hashes_before_it_mounts() {
         let sys = machine("ksos.root=ram");
         // The double has no tmpfs: the directory that would be its mount point is enough.
@@ -405,7 +435,17 @@ mod tests {
     #[test]
     fn failures_name_what_and_why() {
         type Break = fn(&Double);
-        let cases: [(&str, &str, Break); 7] = [
+        let cases: [(&str, &str, Break); 9] = [
+            (
+                "ksos.live=CDROM",
+                "ksos.live=CDROM on the kernel command line: expected the name of an image's volume",
+                |_| {},
+            ),
+            (
+                "ksos.live=KSOS_0123456789ABCDEF01234567",
+                "no disk has the volume KSOS_0123456789ABCDEF01234567; disks: vda",
+                |_| {},
+            ),
             ("", "/run/ksos/slot/root.squashfs has 3 bytes, expected 8", |sys| {
                 sys.put("/run/ksos/slot/root.squashfs", "abc")
             }),

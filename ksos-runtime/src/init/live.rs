@@ -5,7 +5,7 @@
 //! of the slot. In the real root, stage 28 installs from it if that is asked for, and stage 30 uses a data partition that
 //! some disk has, if it is the only one.
 
-use ksos_formats::install::{DIRECTORY, DOCUMENT_FILE, DOCUMENT_LIMIT, CONFIG_FILE, Install};
+use ksos_formats::install::{CONFIG_FILE, DIRECTORY, DOCUMENT_FILE, DOCUMENT_LIMIT, Install};
 
 use crate::config::{self, Context};
 use crate::console::say;
@@ -26,10 +26,10 @@ const CONFIG_LIMIT: u64 = ksos_formats::config::DOCUMENT_LIMIT as u64;
 
 /// Finds the medium that holds `volume`.
 pub(super) fn find_medium(sys: &dyn Sys, volume: &str) -> Result<String, FindError> {
-    media(sys, volume).into_iter().next().ok_or_else(|| FindError::NotFound {
-        wanted: format!("the volume {volume}"),
-        seen: find::names(sys),
-    })
+    media(sys, volume)
+        .into_iter()
+        .next()
+        .ok_or_else(|| FindError::NotFound { wanted: format!("the volume {volume}"), seen: find::names(sys) })
 }
 
 /// Waits until no more disks appear: the one with the data, or to install to, may be slower than the medium.
@@ -106,7 +106,8 @@ fn carry_out(node: &mut Node<'_>, request: &Request) -> Result<String, InstallEr
     let sys = node.sys;
     let path = format!("{MEDIUM}/{DIRECTORY}/{DOCUMENT_FILE}");
     let bytes = sys.read(&path, DOCUMENT_LIMIT)?;
-    let install: Install = serde_json::from_slice(&bytes).map_err(|source| InstallError::Json { path: path.clone(), source })?;
+    let install: Install =
+        serde_json::from_slice(&bytes).map_err(|source| InstallError::Json { path: path.clone(), source })?;
     install.check().map_err(|source| InstallError::Fault { path, source })?;
     let volume = live_volume(&node.cmdline).ok().flatten().unwrap_or_default();
     if Install::volume_name(&bytes) != volume {
@@ -114,10 +115,7 @@ fn carry_out(node: &mut Node<'_>, request: &Request) -> Result<String, InstallEr
     }
     let target = target::choose(sys, request, &install, &media(sys, &volume))?;
     let image = &install.image;
-    node.say(&format!(
-        "install: {} {} to {}, as {} asks for",
-        image.name, image.version, target.path, request.place
-    ));
+    node.say(&format!("install: {} {} to {}, as {} asks for", image.name, image.version, target.path, request.place));
     if let Some(content) = &target.content {
         node.say(&format!("install: {} holds {content}; it is overwritten", target.path));
     }

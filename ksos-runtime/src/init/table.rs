@@ -5,7 +5,9 @@
 
 use super::initramfs::{self, Boot};
 use super::node::Node;
-use super::{Error, apparmor, cgroup, clones, configuration, data, identity, live, mounts, persist, stages, trial, watchdog};
+use super::{
+    Error, apparmor, cgroup, clones, configuration, data, identity, live, mounts, persist, stages, trial, watchdog,
+};
 
 /// What a failed stage means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

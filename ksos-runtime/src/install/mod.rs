@@ -108,7 +108,9 @@ pub enum InstallError {
         seen: String,
     },
     /// No disk, or several, could be meant.
-    #[error("ksos.install=auto needs exactly one disk of at least {minimum} MiB that is not removable; there are: {seen}")]
+    #[error(
+        "ksos.install=auto needs exactly one disk of at least {minimum} MiB that is not removable; there are: {seen}"
+    )]
     NotOne {
         /// The smallest disk in MiB.
         minimum: u64,

@@ -29,12 +29,7 @@ pub struct Target {
 ///
 /// # Errors
 /// [`InstallError`]: nothing was written then.
-pub fn choose(
-    sys: &dyn Sys,
-    request: &Request,
-    install: &Install,
-    media: &[String],
-) -> Result<Target, InstallError> {
+pub fn choose(sys: &dyn Sys, request: &Request, install: &Install, media: &[String]) -> Result<Target, InstallError> {
     let path = match &request.disk {
         Wanted::Path(path) => named(sys, path)?,
         Wanted::Auto => only(sys, install, media)?,

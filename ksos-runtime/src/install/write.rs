@@ -45,7 +45,8 @@ struct Medium<'a> {
 impl Medium<'_> {
     /// Fills `buffer` from byte `at` of `file`, and hashes it.
     fn read(&mut self, file: &str, at: u64, buffer: &mut [u8]) -> Result<(), InstallError> {
-        let failed = |source| InstallError::Sys(sys::Error::new("read", format!("{MEDIUM}/{DIRECTORY}/{file}"), source));
+        let failed =
+            |source| InstallError::Sys(sys::Error::new("read", format!("{MEDIUM}/{DIRECTORY}/{file}"), source));
         let index = match self.sources.iter().position(|source| source.file == file) {
             Some(index) => index,
             None => {
@@ -104,7 +105,8 @@ pub fn write(
         medium.read(file, *at, &mut head[range])?;
     }
     let total = body.iter().map(|piece| piece.length).sum();
-    let cleared = write_body(&mut medium, disk, &body, install.size, Progress { say, what: "written", total, done: 0, said: 0 })?;
+    let cleared =
+        write_body(&mut medium, disk, &body, install.size, Progress { say, what: "written", total, done: 0, said: 0 })?;
     if medium.hasher.finish() != install.sha256 {
         return Err(InstallError::Medium("its files have another SHA-256 than its document says"));
     }

@@ -108,8 +108,28 @@ pub struct CoreSpec<'a> {
 
 /// What the project's GRUB scripts and its media need.
 pub const MODULES: [&str; 22] = [
-    "biosdisk", "part_gpt", "part_msdos", "fat", "ext2", "iso9660", "normal", "linux", "boot", "echo", "test", "regexp",
-    "probe", "loadenv", "search", "search_label", "search_fs_file", "serial", "terminal", "sleep", "reboot", "halt",
+    "biosdisk",
+    "part_gpt",
+    "part_msdos",
+    "fat",
+    "ext2",
+    "iso9660",
+    "normal",
+    "linux",
+    "boot",
+    "echo",
+    "test",
+    "regexp",
+    "probe",
+    "loadenv",
+    "search",
+    "search_label",
+    "search_fs_file",
+    "serial",
+    "terminal",
+    "sleep",
+    "reboot",
+    "halt",
 ];
 
 fn read(package: &dyn Package, name: &str) -> Result<Vec<u8>, GrubError> {

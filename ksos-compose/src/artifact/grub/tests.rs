@@ -99,10 +99,7 @@ fn unusable_packages_are_named_by_their_file() {
         package.0.insert(name, bytes.to_vec());
         super::core(&package, &spec).unwrap_err().to_string()
     };
-    assert_eq!(
-        error("other", b""),
-        "cannot read kernel.img of GRUB for BIOS: entity not found"
-    );
+    assert_eq!(error("other", b""), "cannot read kernel.img of GRUB for BIOS: entity not found");
     assert_eq!(error("kernel.img", b"\x7fELF"), "kernel.img of GRUB for BIOS is not usable: it is no whole ELF file");
     let mut header = vec![0; 52];
     header[..7].copy_from_slice(b"\x7fELF\x01\x01\x01");

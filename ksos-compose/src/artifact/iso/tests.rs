@@ -105,7 +105,8 @@ fn foreign_tools_agree() {
         let mut bytes = Vec::new();
         made(&directory.join(name), &spec(directory, bios)).read_to_end(&mut bytes).unwrap();
         if has_tool("xorriso") {
-            let report = run(directory, &format!("xorriso -indev {name} -report_el_torito plain -report_system_area plain"));
+            let report =
+                run(directory, &format!("xorriso -indev {name} -report_el_torito plain -report_system_area plain"));
             assert!(report.contains("UEFI"), "{report}");
             assert_eq!(report.contains("BIOS"), with_bios, "{report}");
             assert!(report.contains("Volume id    : 'KSOS_TEST'"), "{report}");

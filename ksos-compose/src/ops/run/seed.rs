@@ -91,7 +91,8 @@ impl Seed {
         let mut file = File::create(path).context("create", path)?;
         file.set_len(VOLUME_SIZE).context("grow", path)?;
         let kind = FatKind::Fat32;
-        let spec = FatSpec { size: VOLUME_SIZE, kind, label: "CIDATA".to_owned(), volume_id: 0x6b73_6f73, epoch: EPOCH };
+        let spec =
+            FatSpec { size: VOLUME_SIZE, kind, label: "CIDATA".to_owned(), volume_id: 0x6b73_6f73, epoch: EPOCH };
         fat::write(&tree, &spec, &mut file).map_err(|source| RunError::Seed { path: path.to_owned(), source })?;
         Ok(())
     }
