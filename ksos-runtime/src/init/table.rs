@@ -171,7 +171,7 @@ pub(super) static STAGES: [Stage; 25] = [
     stage(
         30,
         "data",
-        "Finds, grows, checks or formats the data partition and mounts it; carries out a factory reset. Run from a medium: uses the one disk that has it, or memory.",
+        "Finds, grows, checks or formats the data partition and mounts it; carries out a factory reset.",
         Degraded("data is kept in memory until the next restart; the partition is left as it is"),
         Root(always, data::mount),
     ),

@@ -15,7 +15,7 @@ use ksos_formats::install::{InstallFault, is_volume_name};
 use ksos_formats::layout;
 
 use crate::cmdline::Cmdline;
-use crate::config::label;
+use crate::config::{self, label};
 use crate::disk::gpt::GptError;
 use crate::disk::grow::GrowError;
 use crate::sys::{self, Sys};
@@ -76,11 +76,9 @@ pub enum InstallError {
         expected: &'static str,
     },
     /// A document that asks for it is not good.
-    #[error("{place}:{fault}")]
+    #[error("{fault}")]
     Document {
-        /// Where it is.
-        place: String,
-        /// The first thing that is wrong with it.
+        /// The first thing that is wrong with it, with its place.
         fault: String,
     },
     /// The document on the medium about the disk is not what it should be.
@@ -219,8 +217,8 @@ impl Request {
     /// [`InstallError::Document`].
     pub fn of_document(text: &str, place: &str) -> Result<Option<Self>, InstallError> {
         let parsed = parse_document(text).map_err(|faults| {
-            let fault = faults.first().map(ToString::to_string).unwrap_or_default();
-            InstallError::Document { place: place.to_owned(), fault }
+            let faults = config::source::named(place, &faults);
+            InstallError::Document { fault: faults.into_iter().next().unwrap_or_default() }
         })?;
         let Some(InstallDocument { disk, wipe, then: text }) = parsed.document.install else { return Ok(None) };
         Ok(Some(Request {

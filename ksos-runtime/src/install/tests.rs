@@ -271,6 +271,8 @@ fn damage_is_found_on_the_medium_and_on_the_disk() {
     sys.put(&format!("{MEDIUM}/ksos/root.squashfs"), "short");
     assert!(install_to(&sys, &install, &path(DISK)).is_err());
     let (install, _) = medium(&sys);
+    let disk = blank(32);
+    attach(&sys, "vda", disk.clone());
     disk.deaf.set(true);
     let error = install_to(&sys, &install, &path(DISK)).expect_err("a disk that forgets").to_string();
     assert_eq!(error, "/dev/vda does not read back as it was written, in its partitions");

@@ -181,7 +181,7 @@ fn run_fake(script: &str, change: impl FnOnce(&mut RunOptions)) -> (Result<Outco
     options.temporary = Some(directory.path().to_owned());
     change(&mut options);
     let firmware = Firmware { variables: directory.path().join("vars"), ..firmware() };
-    let setup = Setup { program, firmware, accelerator: Accelerator::Tcg, reason: None };
+    let setup = Setup { program, firmware: Some(firmware), accelerator: Accelerator::Tcg, reason: None };
     let mut serial = Vec::new();
     let outcome = run(&image, &options, &setup, &mut serial);
     let size = if options.persist { options.disk_size } else { 5 };
