@@ -584,7 +584,7 @@ pub struct VerifyArguments {
 /// Options of `run`.
 #[derive(Debug, Clone, Args)]
 pub struct RunArguments {
-    /// An image, or a manifest that is built first [default: kubesolo-os.toml].
+    /// A disk or ISO image, or a manifest whose disk image is built first [default: kubesolo-os.toml].
     #[arg(value_name = "IMAGE|MANIFEST")]
     pub target: Option<PathBuf>,
     /// Architecture of the image [default: from the manifest, or from the image's name].
@@ -599,6 +599,12 @@ pub struct RunArguments {
     /// Enforce Secure Boot with Microsoft's keys enrolled.
     #[arg(long)]
     pub secure_boot: bool,
+    /// Boot by BIOS instead of UEFI (x86_64).
+    #[arg(long, conflicts_with = "secure_boot")]
+    pub bios: bool,
+    /// Attach an ISO image as a USB stick instead of a CD.
+    #[arg(long)]
+    pub usb: bool,
     /// Memory, e.g. 512M or 2G.
     #[arg(long, value_name = "M", default_value = "1G")]
     pub memory: String,
@@ -635,7 +641,8 @@ pub struct RunArguments {
     /// Give QEMU a further argument; repeat it for several.
     #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub qemu_arguments: Vec<String>,
-    /// Keep the disk's changes in this file; it is made from the image when it does not exist.
+    /// Keep the disk's changes in this file; it is made from the image when it does not exist. With an ISO image: the
+    /// machine's disk, made blank when it does not exist; without this the machine has no disk.
     #[arg(long, value_name = "DISK")]
     pub persist: Option<PathBuf>,
     /// Lock mode, when a manifest is built.

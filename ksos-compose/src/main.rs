@@ -247,6 +247,8 @@ fn run_image(
         },
         timeout: arguments.timeout,
         secure_boot: arguments.secure_boot,
+        bios: arguments.bios,
+        usb: arguments.usb,
         memory: &arguments.memory,
         disk_size: &arguments.disk_size,
         forwards: &arguments.forward,

@@ -4,6 +4,8 @@
 pub const ESP_TYPE_GUID: &str = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B";
 /// GPT type GUID of Linux file system data (Discoverable Partitions Specification).
 pub const LINUX_TYPE_GUID: &str = "0FC63DAF-8483-4772-8E79-3D69D8477DE4";
+/// GPT type GUID of a BIOS boot partition (GNU GRUB manual, "BIOS installation").
+pub const BIOS_BOOT_TYPE_GUID: &str = "21686148-6449-6E6F-744E-656564454649";
 
 /// Label of the EFI system partition.
 pub const ESP_LABEL: &str = "KSOSEFI";
@@ -36,6 +38,14 @@ pub const PARAM_SLOT: &str = "ksos.slot";
 pub const PARAM_ESP: &str = "ksos.esp";
 /// Kernel parameter that overrides the root mode: `slot` or `ram`.
 pub const PARAM_ROOT: &str = "ksos.root";
+/// Kernel parameter that makes the system run from a medium, by the name of the medium's volume.
+pub const PARAM_LIVE: &str = "ksos.live";
+/// Kernel parameter that installs from the medium: a disk (`/dev/...`), or `auto` when there is only one.
+pub const PARAM_INSTALL: &str = "ksos.install";
+/// Kernel parameter that lets the installer overwrite what a disk holds: `yes` or `no`.
+pub const PARAM_INSTALL_FORCE: &str = "ksos.install.force";
+/// Kernel parameter that says what follows the installation: `poweroff`, `reboot` or `live`.
+pub const PARAM_INSTALL_THEN: &str = "ksos.install.then";
 /// Kernel parameter that says what the runtime does when it cannot go on: `wait` or `reboot`.
 pub const PARAM_EMERGENCY: &str = "ksos.emergency";
 /// Kernel parameter about the hardware watchdog: `off`, or its timeout in seconds.

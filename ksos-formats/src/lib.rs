@@ -10,6 +10,7 @@ pub mod boot;
 pub mod bootstate;
 pub mod config;
 pub mod digest;
+pub mod install;
 pub mod layout;
 pub mod runtime;
 pub mod update;

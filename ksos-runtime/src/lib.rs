@@ -6,6 +6,7 @@
 //! - `config`: where the node's configuration comes from, and what is done with it.
 //! - `network`: the process that sets interfaces, addresses, names and the clock.
 //! - `agent`: the process that answers about health, metrics and the kubeconfig.
+//! - `install`: writing the disk from an ISO image.
 //! - `update`: from a release at its source to a committed slot.
 //!
 //! The first argument or the name that the binary is called by chooses what it is; see [`main`]. No
@@ -17,6 +18,7 @@ pub mod config;
 pub mod console;
 pub mod disk;
 pub mod init;
+pub mod install;
 pub mod modules;
 pub mod network;
 pub mod sys;

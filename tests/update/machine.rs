@@ -203,7 +203,13 @@ pub fn esp(size: u64, config: &GrubConfig<'_>, others: &[(&str, Vec<u8>)]) -> (V
         let entry = Entry { meta: Meta::root(0o644, NOW as i64), node: Node::File(Content::inline(bytes)) };
         tree.insert(path, entry).expect("a path");
     }
-    let spec = fat::FatSpec { size, label: layout::ESP_LABEL.to_owned(), volume_id: 7, epoch: NOW as i64 };
+    let spec = fat::FatSpec {
+        size,
+        kind: fat::FatKind::Fat32,
+        label: layout::ESP_LABEL.to_owned(),
+        volume_id: 7,
+        epoch: NOW as i64,
+    };
     let mut bytes = Cursor::new(Vec::new());
     let summary = fat::write(&tree, &spec, &mut bytes).expect("it fits");
     let mut bytes = bytes.into_inner();

@@ -5,6 +5,8 @@ pub mod cpio;
 pub mod disk;
 pub mod ext4;
 pub mod fat;
+pub mod grub;
+pub mod iso;
 pub mod ordered;
 pub mod qcow2;
 pub mod release;

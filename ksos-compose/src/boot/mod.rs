@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use ksos_formats::Arch;
 use ksos_formats::bootstate::{BootState, COPIES, MARKS, Mark};
-use ksos_formats::layout::{PARAM_ESP, PARAM_SLOT, SLOT_INITRAMFS, SLOT_KERNEL};
+use ksos_formats::layout::{PARAM_ESP, PARAM_LIVE, PARAM_SLOT, SLOT_INITRAMFS, SLOT_KERNEL};
 
 const TEMPLATE: &str = include_str!("../../../firmware/grub/grub.cfg");
+const LIVE_TEMPLATE: &str = include_str!("../../../firmware/grub/live.cfg");
 
 /// Longest command line in bytes that the composer accepts: `COMMAND_LINE_SIZE` is 2048 on both architectures, and
 /// GRUB adds `BOOT_IMAGE=`, the slot and the partition.
@@ -33,6 +34,23 @@ pub struct GrubConfig<'a> {
     /// GPT partition number of system slot B, from 1.
     pub slot_b: u32,
     /// Seconds that the menu waits; 0 shows none.
+    pub timeout: u32,
+}
+
+/// What the template of ISO images needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveConfig<'a> {
+    /// Image name: `[a-z0-9][a-z0-9-]*`.
+    pub name: &'a str,
+    /// Image version.
+    pub version: &'a str,
+    /// Architecture.
+    pub arch: Arch,
+    /// Kernel parameters, one each.
+    pub cmdline: &'a [String],
+    /// Name of the volume ([`ksos_formats::install::is_volume_name`]).
+    pub volume: &'a str,
+    /// Seconds that the menu waits.
     pub timeout: u32,
 }
 
@@ -64,6 +82,9 @@ pub enum BootConfigError {
     /// The image name has characters that names do not have.
     #[error("{0:?} is not an image name: expected [a-z0-9][a-z0-9-]*")]
     Name(String),
+    /// The version or the name of the volume has characters that they do not have.
+    #[error("{0:?} is not a version or the name of a volume")]
+    Text(String),
     /// The slots are one partition, or partition 0.
     #[error("system slots cannot be partitions {slot_a} and {slot_b}")]
     Partitions {
@@ -84,18 +105,11 @@ pub fn grub_config(config: &GrubConfig<'_>) -> Result<String, BootConfigError> {
     if slot_a == slot_b || *slot_a == 0 || *slot_b == 0 {
         return Err(BootConfigError::Partitions { slot_a: *slot_a, slot_b: *slot_b });
     }
-    for parameter in *cmdline {
-        check_parameter(parameter)?;
-    }
-    let length = cmdline.iter().map(|parameter| parameter.len() + 1).sum();
-    if length > MAX_CMDLINE {
-        return Err(BootConfigError::TooLong { length });
-    }
-    let quoted: Vec<String> = cmdline.iter().map(|parameter| format!("'{parameter}'")).collect();
+    let cmdline = quoted(cmdline)?;
     let values = [
         ("NAME", (*name).to_owned()),
         ("ARCH", arch.name().to_owned()),
-        ("CMDLINE", quoted.join(" ")),
+        ("CMDLINE", cmdline),
         ("SLOT_A", slot_a.to_string()),
         ("SLOT_B", slot_b.to_string()),
         ("TIMEOUT", timeout.to_string()),
@@ -103,6 +117,45 @@ pub fn grub_config(config: &GrubConfig<'_>) -> Result<String, BootConfigError> {
         ("INITRAMFS", SLOT_INITRAMFS.to_owned()),
     ];
     Ok(fill(TEMPLATE, &BTreeMap::from(values)))
+}
+
+/// Returns the GRUB configuration of an ISO image.
+///
+/// # Errors
+/// [`BootConfigError`] for every value that would not be taken literally.
+pub fn live_config(config: &LiveConfig<'_>) -> Result<String, BootConfigError> {
+    let LiveConfig { name, version, arch, cmdline, volume, timeout } = config;
+    check_name(name)?;
+    // A semantic version has no other characters (semver.org, item 9 and 10).
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-+".contains(&byte);
+    if !version.bytes().all(plain) || !ksos_formats::install::is_volume_name(volume) {
+        return Err(BootConfigError::Text(format!("{version} {volume}")));
+    }
+    let values = [
+        ("NAME", (*name).to_owned()),
+        ("VERSION", (*version).to_owned()),
+        ("ARCH", arch.name().to_owned()),
+        ("CMDLINE", quoted(cmdline)?),
+        ("VOLUME", (*volume).to_owned()),
+        ("DIRECTORY", ksos_formats::install::DIRECTORY.to_owned()),
+        ("TIMEOUT", timeout.to_string()),
+        ("KERNEL", SLOT_KERNEL.to_owned()),
+        ("INITRAMFS", SLOT_INITRAMFS.to_owned()),
+    ];
+    Ok(fill(LIVE_TEMPLATE, &BTreeMap::from(values)))
+}
+
+/// Returns kernel parameters as words of the script.
+fn quoted(cmdline: &[String]) -> Result<String, BootConfigError> {
+    for parameter in cmdline {
+        check_parameter(parameter)?;
+    }
+    let length = cmdline.iter().map(|parameter| parameter.len() + 1).sum();
+    if length > MAX_CMDLINE {
+        return Err(BootConfigError::TooLong { length });
+    }
+    let quoted: Vec<String> = cmdline.iter().map(|parameter| format!("'{parameter}'")).collect();
+    Ok(quoted.join(" "))
 }
 
 /// Returns the files of the EFI system partition that do not come from packages: path to content.
@@ -154,7 +207,7 @@ pub fn check_parameter(parameter: &str) -> Result<(), BootConfigError> {
         return Err(BootConfigError::Parameter { parameter: parameter.to_owned(), found });
     }
     let name = parameter.split('=').next().unwrap_or(parameter);
-    if [PARAM_SLOT, PARAM_ESP, "BOOT_IMAGE"].contains(&name) {
+    if [PARAM_SLOT, PARAM_ESP, PARAM_LIVE, "BOOT_IMAGE"].contains(&name) {
         return Err(BootConfigError::Reserved(name.to_owned()));
     }
     Ok(())

@@ -200,6 +200,20 @@ pub enum OpError {
     /// The boot loader's configuration cannot be written.
     #[error("boot loader: {0}")]
     Boot(#[from] crate::boot::BootConfigError),
+    /// The boot loader for BIOS cannot be put together.
+    #[error(transparent)]
+    Grub(#[from] crate::artifact::grub::GrubError),
+    /// An ISO image cannot be written.
+    #[error(transparent)]
+    Iso(#[from] crate::artifact::iso::IsoError),
+    /// The system slot of a finished disk image cannot be read.
+    #[error("{}: system slot A: {reason}", path.display())]
+    Slot {
+        /// The disk image.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A package archive cannot be used.
     #[error(transparent)]
     Apt(Box<AptError>),

@@ -34,8 +34,9 @@ pub fn check(plan: &Plan) -> Vec<String> {
     if plan.tasks.len() != plan.steps.len() {
         broken.push(format!("{} steps, {} tasks", plan.steps.len(), plan.tasks.len()));
     }
-    let guids: BTreeSet<_> = plan.disk.partitions.iter().map(|partition| partition.guid).collect();
-    if guids.len() != plan.disk.partitions.len() || guids.contains(&plan.disk.guid) {
+    let all = plan.disk.partitions.iter().map(|partition| partition.guid).chain(plan.disk.bios);
+    let guids: BTreeSet<_> = all.clone().collect();
+    if guids.len() != all.count() || guids.contains(&plan.disk.guid) {
         broken.push("two partitions have one GUID".to_owned());
     }
     for role in [PartitionRole::Esp, PartitionRole::SlotA, PartitionRole::SlotB, PartitionRole::Data] {

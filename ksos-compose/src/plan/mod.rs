@@ -80,6 +80,9 @@ pub struct DiskPlan {
     pub guid: uuid::Uuid,
     /// Partitions in disk order; their GPT numbers are 1, 2, ...
     pub partitions: Vec<PartitionPlan>,
+    /// GPT partition GUID of the BIOS boot partition, which has the number behind the last one, when there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bios: Option<uuid::Uuid>,
     /// Size in bytes of the smallest disk that the image may be written to.
     pub minimum_size: u64,
 }
@@ -191,6 +194,7 @@ fn disk(manifest: &Manifest, image: &ImageId) -> DiskPlan {
     DiskPlan {
         guid: identity::uuid(image, "disk"),
         partitions: partitions.collect(),
+        bios: manifest.boot.bios.as_ref().map(|_| identity::uuid(image, "partition for BIOS boot")),
         minimum_size: manifest.disk.minimum_size.bytes(),
     }
 }

@@ -43,7 +43,8 @@ pub fn list(inputs: &Inputs<'_>) -> Vec<ListedPackage> {
     let boot = &inputs.manifest.boot;
     let mut packages = Vec::new();
     for (component, resolved) in inputs.components {
-        if [&boot.shim.component, &boot.grub.component].contains(&component) {
+        let bios = boot.bios.as_ref().is_some_and(|bios| bios.component == *component);
+        if bios || [&boot.shim.component, &boot.grub.component].contains(&component) {
             continue;
         }
         let mut add = |name: &str, version: &str| {

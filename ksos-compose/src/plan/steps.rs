@@ -17,6 +17,21 @@ use crate::source::archive::Format;
 /// Name of the step that makes the container image of the whole system.
 pub const SYSTEM_IMAGE: &str = "system-image";
 
+/// What the initramfs of a system on an ISO image needs besides: the volume, and what CD drives and sticks hang on.
+const MEDIA_MODULES: [&str; 11] = [
+    "isofs",
+    "sr_mod?",
+    "cdrom?",
+    "sd_mod?",
+    "ahci?",
+    "ata_piix?",
+    "usb_storage?",
+    "uas?",
+    "xhci_pci?",
+    "ehci_pci?",
+    "virtio_scsi?",
+];
+
 /// What a step does, beyond what its key needs to know.
 #[derive(Debug, Clone)]
 pub enum Task {
@@ -192,6 +207,12 @@ impl Builder<'_> {
         let root_patterns: Vec<String> = patterns(&settings.modules);
         let mut initramfs_patterns: Vec<String> = patterns(&settings.initramfs_modules);
         initramfs_patterns.extend(patterns(&settings.initramfs_drivers) as Vec<String>);
+        let manifest = self.inputs.manifest;
+        if manifest.outputs.wanted(manifest.update.is_enabled()).contains(&OutputFormat::Iso) {
+            let missing = |pattern: &String| !initramfs_patterns.contains(pattern);
+            let media: Vec<String> = MEDIA_MODULES.map(str::to_owned).into_iter().filter(missing).collect();
+            initramfs_patterns.extend(media);
+        }
         self.modules("modules", root_patterns, &kernel, &kernel_inputs, &kernel_step);
         self.modules("initramfs-modules", initramfs_patterns, &kernel, &kernel_inputs, &kernel_step);
         self.container_images(&parts);

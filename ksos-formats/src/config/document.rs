@@ -30,6 +30,19 @@ pub struct Document {
     pub kubeconfig: KubeconfigDocument,
     /// Updates.
     pub updates: Updates,
+    /// Installing from an ISO image.
+    pub install: Option<InstallDocument>,
+}
+
+/// Installing from an ISO image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstallDocument {
+    /// Path of the disk below `/dev`, or `auto`.
+    pub disk: String,
+    /// Whether what it holds may be overwritten.
+    pub wipe: Option<bool>,
+    /// What follows: `poweroff`, `reboot` or `live`.
+    pub then: Option<String>,
 }
 
 /// The network: either of two forms.

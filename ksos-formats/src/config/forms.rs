@@ -103,6 +103,10 @@ pub(super) const LISTEN: Form = form(
 /// An absolute path.
 pub(super) const PATH: Form =
     form("an absolute path without empty names, . and .. in it", Some("^/[^\u{0}]*$"), is_path);
+/// A disk to install to.
+pub(super) const DISK: Form = form("a path below /dev, or auto", Some("^(auto|/dev/[^\u{0}]+)$"), |text| {
+    text == "auto" || (is_path(text) && text.starts_with("/dev/"))
+});
 /// A socket: an absolute path or a `unix://` address.
 pub(super) const ENDPOINT: Form =
     form("an absolute path, or unix:// and one", Some("^(unix://)?/[^\u{0}]*$"), |text| {

@@ -33,8 +33,8 @@ pub use cmdline::{
 
 pub use diagnostic::{Diagnostic, Place};
 pub use document::{
-    CaCertificatesDocument, Document, KubeconfigDocument, MetricsDocument, Mode, NetworkDocument, NtpDocument,
-    SimpleNetwork,
+    CaCertificatesDocument, Document, InstallDocument, KubeconfigDocument, MetricsDocument, Mode, NetworkDocument,
+    NtpDocument, SimpleNetwork,
 };
 pub use forms::SSH_KEY_TYPES;
 pub use kubesolo::{kubesolo_arguments, kubesolo_environment, kubesolo_file};

@@ -8,7 +8,8 @@ use serde_json::Value as Json;
 
 use super::diagnostic::{Diagnostic, Place};
 use super::document::{
-    CaCertificatesDocument, Document, KubeconfigDocument, MetricsDocument, NetworkDocument, NtpDocument,
+    CaCertificatesDocument, Document, InstallDocument, KubeconfigDocument, MetricsDocument, NetworkDocument,
+    NtpDocument,
 };
 use super::forms::parse_owner;
 use super::keys::Kind;
@@ -176,7 +177,12 @@ fn document(reader: &mut Reader, fields: &Fields) -> Document {
         metrics: MetricsDocument { enabled: metrics.boolean("enabled"), listen: metrics.text("listen") },
         kubeconfig: kubeconfig(&fields.section("kubeconfig")),
         updates: updates::updates(reader, &fields.section("updates")),
+        install: install(&fields.section("install")),
     }
+}
+
+fn install(fields: &Fields) -> Option<InstallDocument> {
+    Some(InstallDocument { disk: fields.text("disk")?, wipe: fields.boolean("wipe"), then: fields.text("then") })
 }
 
 fn hostname(reader: &mut Reader, fields: &Fields) -> Option<String> {

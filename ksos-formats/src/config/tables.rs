@@ -33,6 +33,11 @@ pub(super) static DOCUMENT: Table = Table {
         key("metrics", Kind::Section(&METRICS), "The node's metrics endpoint."),
         key("kubeconfig", Kind::Section(&KUBECONFIG), "Serving the administrator's kubeconfig over HTTP."),
         key("updates", Kind::Section(&UPDATES), "Updates of the operating system."),
+        key(
+            "install",
+            Kind::Section(&INSTALL),
+            "Installs to a disk when the system runs from an ISO image; has no effect on an installed system.",
+        ),
     ],
     unsupported: UNSUPPORTED,
     required: &[],
@@ -117,6 +122,21 @@ static KUBECONFIG: Table = Table {
     ],
     unsupported: &[],
     required: &[],
+};
+
+static INSTALL: Table = Table {
+    what: "install",
+    keys: &[
+        key("disk", Kind::Text(DISK), "The disk: a path below /dev, or auto when the machine has only one."),
+        key("wipe", Kind::Boolean, "Whether what the disk holds may be overwritten (default false)."),
+        key(
+            "then",
+            Kind::Choice(&["poweroff", "reboot", "live"]),
+            "What follows: poweroff (default), reboot, or live, which goes on with the system on the medium.",
+        ),
+    ],
+    unsupported: &[],
+    required: &["disk"],
 };
 
 static UPDATES: Table = Table {

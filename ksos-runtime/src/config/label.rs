@@ -89,7 +89,7 @@ fn root_label(device: &dyn Disk, boot: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "runs foreign tools to check against")]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::process::Command;
 
     use super::*;

@@ -128,6 +128,18 @@ pub fn set_up(context: &Context<'_>) -> ConfigurationStatus {
     status
 }
 
+/// Returns place and text of the user-data on an attached NoCloud volume, when there is one that can be used.
+pub fn attached(context: &Context<'_>) -> Option<(String, String)> {
+    let selection = Selection::of(context.cmdline).unwrap_or_default();
+    if !selection.allows(Source::Nocloud) {
+        return None;
+    }
+    match nocloud::look(context, false, &mut Vec::new()) {
+        Gathered::Found(found) => Some((format!("{}:user-data", found.place), found.user_data)),
+        Gathered::Refused(_) | Gathered::Absent(_) => None,
+    }
+}
+
 /// Returns lines without secrets, and not too many of them.
 fn shown(lines: Vec<String>, secrets: &Secrets) -> Vec<String> {
     let more = lines.len().saturating_sub(LINES_LIMIT);

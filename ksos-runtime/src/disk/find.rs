@@ -84,6 +84,25 @@ pub fn boot_disk(sys: &dyn Sys, esp: Option<Guid>) -> Result<BootDisk, FindError
     choose(disks, esp, &seen)
 }
 
+/// Returns the names of all disks, for messages.
+pub fn names(sys: &dyn Sys) -> String {
+    let names = sys.list("/sys/block").unwrap_or_default();
+    let never = |name: &String| NEVER.iter().any(|prefix| name.starts_with(prefix) && *prefix != "sr");
+    let names: Vec<String> = names.into_iter().filter(|name| !never(name)).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// Returns the device nodes of disks that have a partition of this name.
+pub fn disks_with(sys: &dyn Sys, partition: &str) -> Vec<String> {
+    let names = sys.list("/sys/block").unwrap_or_default();
+    let disks = names.iter().filter(|name| !NEVER.iter().any(|prefix| name.starts_with(prefix)));
+    let has = |path: &String| {
+        let Ok(disk) = sys.open_disk(path, false) else { return false };
+        Table::read(disk.as_ref()).is_ok_and(|table| table.by_name(partition).is_some())
+    };
+    disks.map(|name| device_path(name)).filter(has).collect()
+}
+
 /// Returns the disks besides `own` that have a partition with the GUID of one of its partitions: byte-for-byte copies of
 /// it, or of an older state of it.
 pub fn clones(sys: &dyn Sys, own: &BootDisk) -> Vec<String> {

@@ -15,6 +15,9 @@ const CAUSE: &str = "clones";
 
 /// Looks at all disks.
 pub(super) fn look(node: &mut Node<'_>) -> Result<String, Error> {
+    if node.handover.disk.is_empty() {
+        return Ok("no boot disk".to_owned());
+    }
     let disk = node.sys.open_disk(&node.handover.disk, false)?;
     let path = &node.handover.disk;
     let table = Table::read(disk.as_ref()).map_err(|source| Error::Table { disk: path.clone(), source })?;

@@ -16,10 +16,10 @@ use crate::disk::grow::{self, Mark};
 use crate::disk::probe::Content;
 use crate::sys::{FileKind, Mount, MountFlags, Space, Sys};
 
-use super::Error;
 use super::node::Node;
 use super::reset::{self, Scope};
 use super::volume::{Volume, read_table};
+use super::{Error, live};
 
 /// Where data is mounted if the image has no directory for it.
 const FALLBACK_MOUNT: &str = "/run/ksos/data";
@@ -43,6 +43,15 @@ pub(super) fn mount(node: &mut Node<'_>) -> Result<String, Error> {
     }
     let asked = reset::from_cmdline(&node.cmdline);
     let wanted = asked.as_ref().ok().copied().flatten();
+    if live::is_live(node) {
+        match live::data_disk(node) {
+            Ok(disk) => node.handover.disk = disk,
+            Err(reason) => {
+                mount_memory(node)?;
+                return Ok(format!("in memory: {reason}"));
+            }
+        }
+    }
     let mounted = mount_partition(node, wanted == Some(Scope::All));
     node.data.persistent = mounted.is_ok();
     let mut done = match mounted {
@@ -64,9 +73,13 @@ pub(super) fn mount(node: &mut Node<'_>) -> Result<String, Error> {
 
 /// Mounts memory where the partition should be.
 fn in_memory(node: &Node<'_>, error: Error) -> Result<String, Error> {
-    let mount = Mount { source: "tmpfs", target: &node.data.path, kind: "tmpfs", flags: FLAGS, options: "mode=0755" };
-    node.sys.mount(&mount)?;
+    mount_memory(node)?;
     Err(error)
+}
+
+fn mount_memory(node: &Node<'_>) -> Result<(), Error> {
+    let mount = Mount { source: "tmpfs", target: &node.data.path, kind: "tmpfs", flags: FLAGS, options: "mode=0755" };
+    Ok(node.sys.mount(&mount)?)
 }
 
 /// Makes the partition ready and mounts it; returns what was done. With `wipe`, formats it whatever it holds.

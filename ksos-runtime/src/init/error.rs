@@ -61,6 +61,9 @@ pub enum Error {
         /// What is supported.
         supported: u32,
     },
+    /// The installation.
+    #[error(transparent)]
+    Install(#[from] crate::install::InstallError),
     /// A kernel parameter has an unusable value.
     #[error("{name}={value} on the kernel command line: expected {expected}")]
     Parameter {

@@ -68,12 +68,15 @@ impl StageReport {
 /// Facts of the boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handover {
-    /// `a` or `b`.
+    /// `a` or `b`; `-` when the system runs from a medium.
     pub slot: char,
     /// Path of the boot disk.
     pub disk: String,
     /// Path of the slot's partition.
     pub slot_partition: String,
+    /// Path of the medium that the system runs from, when it does.
+    #[serde(default)]
+    pub medium: Option<String>,
     /// How the root is used.
     pub root_mode: RootMode,
     /// SHA-256 of the root image.

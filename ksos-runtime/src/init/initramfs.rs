@@ -3,21 +3,23 @@
 //! The boot disk is the one that the boot loader came from (`disk::find`); the slot's partition is taken by name on
 //! that disk alone. In slot mode the root image is used in place: loop device, dm-verity over it, SquashFS on top; a
 //! changed block is an I/O error when it is read. In RAM mode the file is copied to memory while it is hashed, and only
-//! used when the digest is right.
+//! used when the digest is right. Run from a medium (`live`), its volume takes the place of the slot.
 
 use ksos_formats::boot::{self, BootConfig, RootMode};
+use ksos_formats::install::DIRECTORY;
 use ksos_formats::layout;
 
 use crate::cmdline::Cmdline;
 use crate::console::say;
 use crate::disk::find::{self, BootDisk, FindError};
 use crate::disk::gpt::Guid;
+use crate::install::{MEDIUM, live_volume};
 use crate::modules::Loader;
 use crate::sys::{LoopFile, Mount, MountFlags, Sys, Wake};
 
 use super::handover::{Handover, SLOT_MOUNT, StageReport, read_document};
 use super::table::{self, Failure, Run, Stage};
-use super::{Error, kernel_cmdline};
+use super::{Error, kernel_cmdline, live};
 
 /// Where the root is put together.
 const ROOT: &str = "/sysroot";
@@ -42,6 +44,10 @@ pub(super) struct Boot<'a> {
     esp: Option<Guid>,
     mode: RootMode,
     disk: Option<(BootDisk, String)>,
+    /// Name of the volume to run from, instead of a slot.
+    live: Option<String>,
+    /// The device that holds it.
+    medium: Option<String>,
     stages: Vec<StageReport>,
 }
 
@@ -66,8 +72,15 @@ fn prepare(sys: &dyn Sys) -> Result<Boot<'_>, Error> {
         let path = layout::BOOT_CONFIG.to_owned();
         return Err(Error::Format { path, found: config.format, supported: boot::FORMAT });
     }
-    let (slot, esp, mode) = parameters(&cmdline, config.root_mode)?;
-    let mut boot = Boot { sys, cmdline, config, loader: None, slot, esp, mode, disk: None, stages: Vec::new() };
+    let live = live_volume(&cmdline).map_err(|value| {
+        let expected = "the name of an image's volume";
+        Error::Parameter { name: layout::PARAM_LIVE, value, expected }
+    })?;
+    let default = if live.is_some() { RootMode::Ram } else { config.root_mode };
+    let (slot, esp, mode) = parameters(&cmdline, default)?;
+    let slot = if live.is_some() { '-' } else { slot };
+    let (loader, disk, medium, stages) = (None, None, None, Vec::new());
+    let mut boot = Boot { sys, cmdline, config, loader, slot, esp, mode, disk, live, medium, stages };
     boot.report(table::by_number(0), start, &Ok(String::new()));
     Ok(boot)
 }
@@ -169,8 +182,13 @@ impl<'a> Boot<'a> {
         let mut said = false;
         loop {
             let waited = self.sys.uptime_ms().saturating_sub(start);
-            let problem = match find::boot_disk(self.sys, self.esp) {
-                Ok(disk) => return self.take_disk(disk),
+            let found = match &self.live {
+                Some(volume) => live::find_medium(self.sys, volume).map(Ok),
+                None => find::boot_disk(self.sys, self.esp).map(Err),
+            };
+            let problem = match found {
+                Ok(Ok(medium)) => return Ok(self.take_medium(medium)),
+                Ok(Err(disk)) => return self.take_disk(disk),
                 Err(error @ FindError::NotFound { .. }) if waited < DISK_TIMEOUT_MS => error,
                 Err(error) => return Err(error.into()),
             };
@@ -183,7 +201,16 @@ impl<'a> Boot<'a> {
         }
     }
 
-    fn load_for(&self, wake: &Wake) {
+    fn take_medium(&mut self, medium: String) -> String {
+        live::settle(self, self.sys);
+        // Built in, or missed by name when it is mounted.
+        let _ = self.loader.as_ref().map(|loader| loader.load("isofs"));
+        let detail = format!("live from {medium}");
+        self.medium = Some(medium);
+        detail
+    }
+
+    pub(super) fn load_for(&self, wake: &Wake) {
         let (Some(loader), Wake::Uevent(event)) = (&self.loader, wake) else { return };
         if let Some(alias) = event.field("MODALIAS").filter(|_| event.action == "add")
             && let Err(error) = loader.load_alias(alias)
@@ -207,10 +234,15 @@ impl<'a> Boot<'a> {
     }
 
     pub(super) fn mount_slot(&mut self) -> Result<String, Error> {
-        let source = self.slot_partition();
-        self.sys.make_directory(SLOT_MOUNT, 0o755)?;
-        let flags = MountFlags { read_only: true, no_suid: true, no_dev: true, no_exec: true, ..MountFlags::default() };
-        self.sys.mount(&Mount { source: &source, target: SLOT_MOUNT, kind: "ext4", flags, options: "" })?;
+        if let Some(medium) = &self.medium {
+            live::mount_medium(self.sys, medium)?;
+        } else {
+            let source = self.slot_partition();
+            self.sys.make_directory(SLOT_MOUNT, 0o755)?;
+            let flags =
+                MountFlags { read_only: true, no_suid: true, no_dev: true, no_exec: true, ..MountFlags::default() };
+            self.sys.mount(&Mount { source: &source, target: SLOT_MOUNT, kind: "ext4", flags, options: "" })?;
+        }
         let path = self.image_path();
         let (found, expected) = (self.sys.file_size(&path)?, self.config.root.size);
         if found != expected {
@@ -220,7 +252,10 @@ impl<'a> Boot<'a> {
     }
 
     fn image_path(&self) -> String {
-        format!("{SLOT_MOUNT}/{}", self.config.root.file)
+        match self.medium {
+            Some(_) => format!("{MEDIUM}/{DIRECTORY}/{}", self.config.root.file),
+            None => format!("{SLOT_MOUNT}/{}", self.config.root.file),
+        }
     }
 
     pub(super) fn mount_root(&mut self) -> Result<String, Error> {
@@ -229,10 +264,11 @@ impl<'a> Boot<'a> {
             RootMode::Ram => {
                 let device = self.device_in_memory()?;
                 self.mount_squashfs(&device)?;
-                self.sys.unmount(SLOT_MOUNT)?;
+                self.sys.unmount(if self.medium.is_some() { MEDIUM } else { SLOT_MOUNT })?;
             }
         }
         Ok(match self.mode {
+            RootMode::Slot if self.medium.is_some() => "medium, dm-verity".to_owned(),
             RootMode::Slot => "slot, dm-verity".to_owned(),
             RootMode::Ram => format!("ram, {} KiB", self.config.root.size / 1024),
         })
@@ -280,6 +316,7 @@ impl<'a> Boot<'a> {
             slot: self.slot,
             disk: self.disk.as_ref().map(|(disk, _)| disk.path()).unwrap_or_default(),
             slot_partition: self.slot_partition(),
+            medium: self.medium.clone(),
             root_mode: self.mode,
             root_sha256: self.config.root.sha256,
             stages: std::mem::take(&mut self.stages),
@@ -348,6 +385,36 @@ mod tests {
     }
 
     #[test]
+    fn a_medium_takes_the_place_of_the_slot_and_its_root_is_copied_to_memory() {
+        let volume = "KSOS_0123456789ABCDEF01234567";
+        let sys = machine(&format!("ksos.live={volume}"));
+        sys.put("/sys/block/sr0/size", "100\n");
+        sys.disks.borrow_mut().insert("/dev/sr0".to_owned(), crate::config::label::tests::iso(volume));
+        sys.put("/run/ksos/medium/ksos/root.squashfs", "squashfs");
+        sys.put("/lib/modules/6.12.0-test/modules.dep", "k/isofs.ko:\n");
+        run(&sys);
+        let calls = sys.calls.borrow().join("\n");
+        for expected in [
+            "load /lib/modules/6.12.0-test/k/isofs.ko",
+            "mount /dev/sr0 /run/ksos/medium iso9660 ro",
+            "loop /run/ksos/ram/root.squashfs direct=false\nmount /dev/loop0 /sysroot squashfs ro",
+            "unmount /run/ksos/medium",
+        ] {
+            assert!(calls.contains(expected), "{expected}\n--- in\n{calls}");
+        }
+        let handover = Handover::read(&sys).expect("written");
+        assert_eq!((handover.slot, handover.disk.as_str(), handover.medium.as_deref()), ('-', "", Some("/dev/sr0")));
+        assert!(sys.terminal.borrow().contains("stage 03 disk: ok 1000 ms (live from /dev/sr0)"));
+        let in_place = machine(&format!("ksos.live={volume} ksos.root=slot"));
+        in_place.put("/sys/block/sr0/size", "100\n");
+        in_place.disks.borrow_mut().insert("/dev/sr0".to_owned(), crate::config::label::tests::iso(volume));
+        in_place.put("/run/ksos/medium/ksos/root.squashfs", "squashfs");
+        run(&in_place);
+        assert!(in_place.calls_of("loop")[0].starts_with("loop /run/ksos/medium/ksos/root.squashfs"));
+        assert!(in_place.calls_of("unmount").is_empty());
+    }
+
+    #[test]
     fn ram_mode_hashes_before_it_mounts() {
         let sys = machine("ksos.root=ram");
         // The double has no tmpfs: the directory that would be its mount point is enough.
@@ -368,7 +435,17 @@ mod tests {
     #[test]
     fn failures_name_what_and_why() {
         type Break = fn(&Double);
-        let cases: [(&str, &str, Break); 7] = [
+        let cases: [(&str, &str, Break); 9] = [
+            (
+                "ksos.live=CDROM",
+                "ksos.live=CDROM on the kernel command line: expected the name of an image's volume",
+                |_| {},
+            ),
+            (
+                "ksos.live=KSOS_0123456789ABCDEF01234567",
+                "no disk has the volume KSOS_0123456789ABCDEF01234567; disks: vda",
+                |_| {},
+            ),
             ("", "/run/ksos/slot/root.squashfs has 3 bytes, expected 8", |sys| {
                 sys.put("/run/ksos/slot/root.squashfs", "abc")
             }),

@@ -8,7 +8,7 @@
 //! what it tells the second part; `stages` runs what is set up before services; `supervise` is the pure state machine of
 //! services, `internal` the services that every node has, and `services` the loop that feeds it; `watchdog` restarts a
 //! machine on which that loop hangs; `shutdown` ends everything; `emergency` is where PID 1 goes when it cannot go on;
-//! `journal` is the boot log; `trial` the boot state, and the end of a trial that nobody confirmed.
+//! `live` runs and installs from a medium; `journal` is the boot log; `trial` the boot state, and the end of a trial that nobody confirmed.
 //!
 //! PID 1 never exits. A panic prints its reason and goes to the emergency path; see [`initramfs_main`] and
 //! [`root_main`].
@@ -27,6 +27,7 @@ mod images;
 mod initramfs;
 mod internal;
 mod journal;
+mod live;
 mod logs;
 mod mounts;
 mod node;

@@ -168,6 +168,7 @@ pub(super) mod tests {
             slot: 'a',
             disk: "/dev/vda".to_owned(),
             slot_partition: "/dev/vda2".to_owned(),
+            medium: None,
             root_mode: RootMode::Slot,
             root_sha256: Digest([7; 32]),
             stages: Vec::new(),

@@ -12,7 +12,7 @@ const LOOK_MS: u64 = 20;
 /// Times all mounts are tried: one that is busy may be free after the one on top of it is gone.
 const PASSES: u32 = 3;
 /// Mounts that stay: the kernel's own file systems, and what the root lies on. They are read-only or in memory.
-const STAY: [&str; 6] = ["/proc", "/sys", "/dev", "/run/ksos/slot", "/run/ksos/ram", "/run"];
+const STAY: [&str; 7] = ["/proc", "/sys", "/dev", "/run/ksos/slot", "/run/ksos/ram", "/run/ksos/medium", "/run"];
 
 /// Ends everything and takes the machine down. Services have been stopped before. Returns only if the kernel refuses.
 ///

@@ -5,7 +5,9 @@
 
 use super::initramfs::{self, Boot};
 use super::node::Node;
-use super::{Error, apparmor, cgroup, clones, configuration, data, identity, mounts, persist, stages, trial, watchdog};
+use super::{
+    Error, apparmor, cgroup, clones, configuration, data, identity, live, mounts, persist, stages, trial, watchdog,
+};
 
 /// What a failed stage means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +94,7 @@ const SERVICES: Failure =
     Retried { every_ms: 30_000, for_ms: None, then: &Degraded("what the service does, and what starts after it") };
 
 /// All stages, in order.
-pub(super) static STAGES: [Stage; 24] = [
+pub(super) static STAGES: [Stage; 25] = [
     stage(
         0,
         "kernel",
@@ -112,14 +114,14 @@ pub(super) static STAGES: [Stage; 24] = [
     stage(
         3,
         "disk",
-        "Finds the disk that the boot loader came from, and the slot on it.",
+        "Finds the disk that the boot loader came from, and the slot on it; or the medium that the system runs from.",
         DISK,
         Initramfs(|boot| boot.find_disk()),
     ),
     stage(
         4,
         "slot",
-        "Mounts the slot read-only and checks the size of the root image in it.",
+        "Mounts the slot, or the medium, read-only and checks the size of the root image in it.",
         Fatal,
         Initramfs(|boot| boot.mount_slot()),
     ),
@@ -158,6 +160,13 @@ pub(super) static STAGES: [Stage; 24] = [
         "Writes the image's kernel settings.",
         Degraded("the settings that are named"),
         Root(stages::has_sysctl, stages::apply_sysctl),
+    ),
+    stage(
+        28,
+        "install",
+        "Run from a medium: writes the disk that is asked for, reads it back, and ends or restarts the machine.",
+        Degraded("nothing: the system on the medium goes on, and the disk is not bootable"),
+        Root(live::is_live, live::install),
     ),
     stage(
         30,

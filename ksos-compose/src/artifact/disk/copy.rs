@@ -35,6 +35,18 @@ pub fn copy_sparse(source: &File, size: u64, target: &File, offset: u64) -> io::
     Ok(())
 }
 
+/// Returns the ranges from `start` to `end` that hold data, in order.
+pub fn data_ranges(source: &File, start: u64, end: u64) -> io::Result<Vec<(u64, u64)>> {
+    let mut ranges = Vec::new();
+    let mut position = start;
+    while position < end {
+        let Some(range) = next_data(source, position, end)? else { break };
+        ranges.push(range);
+        position = range.1;
+    }
+    Ok(ranges)
+}
+
 /// Returns the next range before `size` that holds data.
 pub(in crate::artifact) fn next_data(source: &File, position: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
     let start = match seek(source, SeekFrom::Data(position)) {

@@ -11,6 +11,7 @@ mod layout;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Seek};
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use gpt::disk::LogicalBlockSize;
@@ -19,10 +20,12 @@ use gpt::partition_types::{OperatingSystem, Type};
 use gpt::{GptConfig, partition};
 use uuid::Uuid;
 
-pub use self::copy::copy_sparse;
+pub use self::copy::{copy_sparse, data_ranges};
 pub use self::layout::{ALIGNMENT, Extent, Layout, SECTOR, layout};
 use crate::effects::fs::{self, FsError};
 
+/// [`ksos_formats::layout::BIOS_BOOT_TYPE_GUID`].
+const BIOS_BOOT_TYPE: Uuid = Uuid::from_u128(0x2168_6148_6449_6e6f_744e_6565_6445_4649);
 /// Most UTF-16 units in a partition's name.
 const LABEL_UNITS: usize = 36;
 
@@ -50,6 +53,21 @@ pub struct Partition {
     pub content: PartitionContent,
 }
 
+/// Where the BIOS boot partition begins, in bytes: behind the partition table, at a multiple of 4 KiB. It ends where the
+/// first of the other partitions begins, at 1 MiB.
+pub const BIOS_BOOT_OFFSET: u64 = 20 << 10;
+
+/// What a BIOS boots from a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BiosBoot {
+    /// Unique GUID of the BIOS boot partition. Its number is the one behind those of the others.
+    pub guid: Uuid,
+    /// Boot code of the first sector.
+    pub code: [u8; 440],
+    /// What the partition holds.
+    pub image: Vec<u8>,
+}
+
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskSpec {
@@ -57,6 +75,8 @@ pub struct DiskSpec {
     pub disk_guid: Uuid,
     /// The partitions in their order.
     pub partitions: Vec<Partition>,
+    /// What a BIOS boots.
+    pub bios: Option<BiosBoot>,
 }
 
 /// A disk could not be assembled.
@@ -105,6 +125,12 @@ pub enum DiskError {
         /// Label of the partition.
         label: String,
     },
+    /// What a BIOS boots does not fit before the first partition.
+    #[error("the boot loader for BIOS has {size} bytes; {} fit before the first partition", ALIGNMENT - BIOS_BOOT_OFFSET)]
+    BiosTooLarge {
+        /// Its size in bytes.
+        size: usize,
+    },
     /// A content cannot be used.
     #[error(transparent)]
     Fs(#[from] FsError),
@@ -133,6 +159,11 @@ pub enum DiskError {
 /// [`DiskError`].
 pub fn write(output: &mut File, spec: &DiskSpec) -> Result<Layout, DiskError> {
     check_names(spec)?;
+    if let Some(BiosBoot { image, .. }) = &spec.bios
+        && image.len() as u64 > ALIGNMENT - BIOS_BOOT_OFFSET
+    {
+        return Err(DiskError::BiosTooLarge { size: image.len() });
+    }
     let layout = layout(&spec.partitions.iter().map(|partition| partition.size).collect::<Vec<_>>())?;
     let contents = spec.partitions.iter().map(open_content).collect::<Result<Vec<_>, _>>()?;
     output.set_len(0)?;
@@ -145,6 +176,10 @@ pub fn write(output: &mut File, spec: &DiskSpec) -> Result<Layout, DiskError> {
         })?;
     }
     write_table(output, spec, &layout)?;
+    if let Some(BiosBoot { code, image, .. }) = &spec.bios {
+        output.write_all_at(code, 0)?;
+        output.write_all_at(image, BIOS_BOOT_OFFSET)?;
+    }
     output.rewind()?;
     Ok(layout)
 }
@@ -198,6 +233,17 @@ fn write_table(output: &mut File, spec: &DiskSpec, layout: &Layout) -> Result<()
             name: partition.label.clone(),
         };
         entries.insert(number, entry);
+    }
+    if let Some(bios) = &spec.bios {
+        let entry = partition::Partition {
+            part_type_guid: Type { guid: BIOS_BOOT_TYPE, os: OperatingSystem::None },
+            part_guid: bios.guid,
+            first_lba: BIOS_BOOT_OFFSET / SECTOR,
+            last_lba: ALIGNMENT / SECTOR - 1,
+            flags: 0,
+            name: "BIOS".to_owned(),
+        };
+        entries.insert(spec.partitions.len() as u32 + 1, entry);
     }
     disk.update_partitions(entries).map_err(|error| table_error(&error))?;
     disk.write().map_err(|error| table_error(&error))?;

@@ -43,6 +43,7 @@ fn spec(directory: &Path) -> DiskSpec {
             partition("KSOSSYSB", 3, 512 * MIB, PartitionContent::Empty),
             partition("KSOLODATA ü", 4, 64 * MIB, PartitionContent::Empty),
         ],
+        bios: None,
     }
 }
 
@@ -130,6 +131,29 @@ fn foreign_tools_agree() {
     if has_tool("partx") {
         assert!(run(directory, "partx -o START,SECTORS -g -s disk").starts_with("   2048  524288\n"));
     }
+}
+
+#[test]
+fn what_a_bios_boots_is_before_the_first_partition_and_numbered_last() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let mut spec = spec(directory);
+    spec.bios = Some(BiosBoot { guid: guid(9), code: [0x90; 440], image: vec![0xc0; 200 << 10] });
+    let mut file = File::options().read(true).write(true).create_new(true).open(directory.join("disk")).unwrap();
+    write(&mut file, &spec).unwrap();
+    let mut first = vec![0; MIB as usize];
+    file.read_exact_at(&mut first, 0).unwrap();
+    assert!(first[..440] == [0x90; 440] && first[450] == 0xee && first[510..512] == [0x55, 0xaa]);
+    assert!(first[20 << 10..220 << 10].iter().all(|byte| *byte == 0xc0) && first[220 << 10] == 0);
+    if has_tool("sgdisk") {
+        let report = run(directory, "sgdisk -v disk; sgdisk -i 5 disk; sgdisk -i 1 disk");
+        assert!(report.contains("No problems found"), "{report}");
+        assert!(report.contains("21686148-6449-6E6F-744E-656564454649 (BIOS boot partition)"), "{report}");
+        assert!(report.contains("First sector: 40 ") && report.contains("Last sector: 2047 "), "{report}");
+        assert!(report.contains("C12A7328-F81F-11D2-BA4B-00A0C93EC93B"), "the ESP is still the first: {report}");
+    }
+    spec.bios = Some(BiosBoot { guid: guid(9), code: [0; 440], image: vec![0; 1004 << 10 | 1] });
+    assert_eq!(error(&spec), "the boot loader for BIOS has 1028097 bytes; 1028096 fit before the first partition");
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! Writes FAT32 file systems (Microsoft FAT specification, revision 1.03; long names: section "Long File Name
+//! Writes FAT32 and FAT16 file systems (Microsoft FAT specification, revision 1.03; long names: section "Long File Name
 //! Implementation").
 //!
 //! Single pass: everything is placed before the first byte is written. Every file and directory is contiguous and
 //! starts at a multiple of 4 KiB from the start of the volume, in blocks of 4 KiB that nothing else uses, so that a
 //! write to a small file in place touches no neighbour. Clusters have 4 KiB where the volume is large enough for
-//! FAT32 with them (65,525 of them, 257 MiB) and fewer below. Zero blocks are not written: the output stays sparse.
+//! FAT32 with them (65,525 of them, 257 MiB) and fewer below; FAT16 volumes, for small images on ISO media, have 2 KiB
+//! from 8 MiB on. Zero blocks are not written: the output stays sparse.
 //! Space behind what is written is free, and the free-cluster hint points there.
 //!
 //! Limits: directories and regular files only; modes, owners and extended attributes are dropped; all times are the
@@ -28,11 +29,23 @@ const ALIGNMENT: u64 = 4096;
 /// Mark of the last cluster of a chain.
 const END_OF_CHAIN: u32 = 0x0fff_ffff;
 
+/// Width of the allocation table's entries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum FatKind {
+    /// FAT32.
+    #[default]
+    Fat32,
+    /// FAT16, with a root directory of 512 entries.
+    Fat16,
+}
+
 /// Parameters of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FatSpec {
     /// Size of the volume in bytes, a multiple of 4096.
     pub size: u64,
+    /// Which FAT.
+    pub kind: FatKind,
     /// Volume label: at most 11 of `A-Z`, `0-9`, space and `!#$%&'()-@^_{}~`.
     pub label: String,
     /// Volume serial number.
@@ -105,9 +118,11 @@ pub enum FatError {
         /// Bytes that the volume has for content.
         available: u64,
     },
-    /// The volume's size cannot be that of a FAT32 volume.
-    #[error("a FAT32 volume cannot have {size} bytes: {reason}")]
+    /// The volume's size cannot be that of such a volume.
+    #[error("a {} volume cannot have {size} bytes: {reason}", if *kind == FatKind::Fat32 { "FAT32" } else { "FAT16" })]
     Size {
+        /// Which FAT.
+        kind: FatKind,
         /// The size in bytes.
         size: u64,
         /// What is wrong with it.
@@ -142,7 +157,7 @@ pub fn check(tree: &Tree, spec: &FatSpec) -> Result<FatSummary, FatError> {
     Ok(Plan::new(tree, spec)?.summary())
 }
 
-/// Writes `tree` as a FAT32 volume from the start of `output`, which must be empty or zero there.
+/// Writes `tree` as a FAT volume from the start of `output`, which must be empty or zero there.
 ///
 /// # Errors
 /// [`FatError`]. What is wrong with the tree shows before the first byte is written.
@@ -150,12 +165,20 @@ pub fn write(tree: &Tree, spec: &FatSpec, output: &mut (impl Write + Seek)) -> R
     let plan = Plan::new(tree, spec)?;
     let geometry = &plan.geometry;
     let mut writer = Sparse { output, scratch: vec![0; 64 * 1024] };
-    let boot = boot_sector(&plan, spec);
-    let info = info_sector(&plan);
-    // The boot sector and the information sector, and their copies in sectors 6 and 7.
-    for copy in [0, 6] {
-        writer.at(copy * SECTOR, &boot)?;
-        writer.at((copy + 1) * SECTOR, &info)?;
+    match spec.kind {
+        FatKind::Fat32 => {
+            let boot = boot_sector(&plan, spec);
+            let info = info_sector(&plan);
+            // The boot sector and the information sector, and their copies in sectors 6 and 7.
+            for copy in [0, 6] {
+                writer.at(copy * SECTOR, &boot)?;
+                writer.at((copy + 1) * SECTOR, &info)?;
+            }
+        }
+        FatKind::Fat16 => {
+            writer.at(0, &boot_sector_16(&plan, spec))?;
+            writer.at((geometry.reserved_sectors + 2 * geometry.table_sectors) * SECTOR, &plan.root)?;
+        }
     }
     let table = allocation_table(&plan);
     for copy in 0..2 {
@@ -204,6 +227,37 @@ fn boot_sector(plan: &Plan<'_>, spec: &FatSpec) -> [u8; SECTOR as usize] {
     sector
 }
 
+/// Section 3.1, "BPB structure", and 3.2, "Extended BPB structure for FAT12 and FAT16 volumes".
+fn boot_sector_16(plan: &Plan<'_>, spec: &FatSpec) -> [u8; SECTOR as usize] {
+    let geometry = &plan.geometry;
+    let sectors = spec.size / SECTOR;
+    let mut sector = [0; SECTOR as usize];
+    let mut put = |at: usize, bytes: &[u8]| sector[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &[0xeb, 0x3c, 0x90]);
+    put(3, b"MSWIN4.1");
+    put(11, &(SECTOR as u16).to_le_bytes());
+    put(13, &[(geometry.cluster_size / SECTOR) as u8]);
+    put(14, &(geometry.reserved_sectors as u16).to_le_bytes());
+    put(16, &[2]);
+    put(17, &(plan::ROOT_ENTRIES_16 as u16).to_le_bytes());
+    // "If there are fewer than 65536 sectors, the 16-bit field has their number, else the 32-bit field."
+    match u16::try_from(sectors) {
+        Ok(sectors) => put(19, &sectors.to_le_bytes()),
+        Err(_) => put(32, &(sectors as u32).to_le_bytes()),
+    }
+    put(21, &[0xf8]);
+    put(22, &(geometry.table_sectors as u16).to_le_bytes());
+    put(24, &63_u16.to_le_bytes());
+    put(26, &255_u16.to_le_bytes());
+    put(36, &[0x80, 0, 0x29]);
+    put(39, &spec.volume_id.to_le_bytes());
+    put(43, &plan.label);
+    put(54, b"FAT16   ");
+    put(62, &[0xf4, 0xeb, 0xfd]);
+    put(510, &[0x55, 0xaa]);
+    sector
+}
+
 /// Section 5, "File System Information (FSInfo) Structure".
 fn info_sector(plan: &Plan<'_>) -> [u8; SECTOR as usize] {
     let mut sector = [0; SECTOR as usize];
@@ -227,7 +281,11 @@ fn allocation_table(plan: &Plan<'_>) -> Vec<u8> {
         }
         table[(cluster + clusters - 1) as usize] = END_OF_CHAIN;
     }
-    table.into_iter().flat_map(u32::to_le_bytes).collect()
+    match plan.geometry.kind {
+        FatKind::Fat32 => table.into_iter().flat_map(u32::to_le_bytes).collect(),
+        // The marks of the first two entries and of the ends are those of FAT32, cut off.
+        FatKind::Fat16 => table.into_iter().flat_map(|entry| (entry as u16).to_le_bytes()).collect(),
+    }
 }
 
 /// Writes at positions and leaves zero blocks out.

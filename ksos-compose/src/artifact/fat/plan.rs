@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::names::{self, Short};
-use super::{ALIGNMENT, FatError, FatSpec, FatSummary, SECTOR};
+use super::{ALIGNMENT, FatError, FatKind, FatSpec, FatSummary, SECTOR};
 use crate::tree::{Content, Node, Tree, parent};
 
 /// First cluster of the root directory, the first that there is.
@@ -12,12 +12,18 @@ pub(super) const ROOT_CLUSTER: u32 = 2;
 const LEAST_CLUSTERS: u64 = 65_525;
 const MOST_CLUSTERS: u64 = 0x0fff_fff5;
 const RESERVED_SECTORS: u64 = 32;
+/// "A volume with 4085 to 65524 clusters is FAT16."
+const LEAST_CLUSTERS_16: u64 = 4085;
+const RESERVED_SECTORS_16: u64 = 8;
+/// Entries of the root directory of FAT16, which has a place of its own.
+pub(super) const ROOT_ENTRIES_16: u64 = 512;
 /// "The maximum size of a directory is 2 MiB" (section 6).
 const DIRECTORY_ENTRIES: usize = 65_536;
 
 /// Sizes and positions of the parts of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Geometry {
+    pub(super) kind: FatKind,
     pub(super) cluster_size: u64,
     pub(super) clusters: u64,
     pub(super) reserved_sectors: u64,
@@ -25,34 +31,50 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    pub(super) fn new(size: u64) -> Result<Self, FatError> {
-        let fail = |reason| Err(FatError::Size { size, reason });
+    pub(super) fn new(kind: FatKind, size: u64) -> Result<Self, FatError> {
+        let fail = |reason| Err(FatError::Size { kind, size, reason });
         if !size.is_multiple_of(ALIGNMENT) {
             return fail("it is not a multiple of 4096");
         }
         if size / SECTOR > u64::from(u32::MAX) {
             return fail("it has at most 4294967295 sectors of 512 bytes");
         }
-        let geometries = [4096, 2048, 1024, 512].map(|cluster_size| Geometry::with(size, cluster_size));
-        let large = geometries.into_iter().flatten().find(|geometry| geometry.clusters >= LEAST_CLUSTERS);
-        match large {
-            Some(geometry) if geometry.clusters <= MOST_CLUSTERS => Ok(geometry),
-            Some(_) => fail("it has more than 268435445 clusters of 4096 bytes"),
-            None => fail("FAT32 has at least 65525 clusters, which takes 34 MB"),
+        let (sizes, least) = match kind {
+            FatKind::Fat32 => ([4096, 2048, 1024, 512].as_slice(), LEAST_CLUSTERS),
+            FatKind::Fat16 => ([4096, 2048].as_slice(), LEAST_CLUSTERS_16),
+        };
+        let mut geometries = sizes.iter().filter_map(|cluster_size| Geometry::with(kind, size, *cluster_size));
+        let large = geometries.find(|geometry| geometry.clusters >= least);
+        match (large, kind) {
+            (Some(geometry), FatKind::Fat32) if geometry.clusters <= MOST_CLUSTERS => Ok(geometry),
+            (Some(geometry), FatKind::Fat16) if geometry.clusters < LEAST_CLUSTERS => Ok(geometry),
+            (Some(_), FatKind::Fat32) => fail("it has more than 268435445 clusters of 4096 bytes"),
+            (Some(_), FatKind::Fat16) => fail("it has more than 65524 clusters of 4096 bytes"),
+            (None, FatKind::Fat32) => fail("FAT32 has at least 65525 clusters, which takes 34 MB"),
+            (None, FatKind::Fat16) => fail("FAT16 has at least 4085 clusters, which takes 8.4 MB"),
         }
     }
 
     /// The tables are rounded up so that the first cluster is at a multiple of 4 KiB.
-    fn with(size: u64, cluster_size: u64) -> Option<Self> {
-        let table_sectors = ((size / cluster_size + 2) * 4).div_ceil(SECTOR).next_multiple_of(ALIGNMENT / SECTOR / 2);
-        let clusters_at = (RESERVED_SECTORS + 2 * table_sectors) * SECTOR;
-        let clusters = size.checked_sub(clusters_at)? / cluster_size;
-        Some(Geometry { cluster_size, clusters, reserved_sectors: RESERVED_SECTORS, table_sectors })
+    fn with(kind: FatKind, size: u64, cluster_size: u64) -> Option<Self> {
+        let (entry, reserved_sectors) = match kind {
+            FatKind::Fat32 => (4, RESERVED_SECTORS),
+            FatKind::Fat16 => (2, RESERVED_SECTORS_16),
+        };
+        let table_bytes = (size / cluster_size + 2) * entry;
+        let table_sectors = table_bytes.div_ceil(SECTOR).next_multiple_of(ALIGNMENT / SECTOR / 2);
+        let mut geometry = Geometry { kind, cluster_size, clusters: 0, reserved_sectors, table_sectors };
+        geometry.clusters = size.checked_sub(geometry.position(ROOT_CLUSTER))? / cluster_size;
+        Some(geometry)
     }
 
     /// Returns where a cluster starts, in bytes.
     pub(super) fn position(&self, cluster: u32) -> u64 {
-        let clusters_at = (self.reserved_sectors + 2 * self.table_sectors) * SECTOR;
+        let root = match self.kind {
+            FatKind::Fat32 => 0,
+            FatKind::Fat16 => ROOT_ENTRIES_16 * 32,
+        };
+        let clusters_at = (self.reserved_sectors + 2 * self.table_sectors) * SECTOR + root;
         clusters_at + u64::from(cluster - ROOT_CLUSTER) * self.cluster_size
     }
 
@@ -86,6 +108,8 @@ pub(super) struct Plan<'a> {
     pub(super) objects: Vec<Object<'a>>,
     /// First cluster behind all objects.
     pub(super) end_cluster: u32,
+    /// The root directory, where it is no object.
+    pub(super) root: Vec<u8>,
 }
 
 /// A name in a directory.
@@ -104,7 +128,7 @@ type Directories<'a> = BTreeMap<&'a str, Vec<Child<'a>>>;
 
 impl<'a> Plan<'a> {
     pub(super) fn new(tree: &'a Tree, spec: &FatSpec) -> Result<Self, FatError> {
-        let geometry = Geometry::new(spec.size)?;
+        let geometry = Geometry::new(spec.kind, spec.size)?;
         let label = names::label(&spec.label)?;
         let directories = collect(tree)?;
         let places = place(tree, &directories, &geometry)?;
@@ -117,7 +141,11 @@ impl<'a> Plan<'a> {
             };
             objects.push(Object { path, cluster: *cluster, clusters: *clusters, source });
         }
-        Ok(Plan { geometry, label, objects, end_cluster: places.end })
+        let root = match (geometry.kind, directories.get("")) {
+            (FatKind::Fat16, Some(children)) => render("", children, &places, &label, &stamp),
+            _ => Vec::new(),
+        };
+        Ok(Plan { geometry, label, objects, end_cluster: places.end, root })
     }
 
     pub(super) fn free_clusters(&self) -> u64 {
@@ -227,6 +255,13 @@ fn place<'a>(tree: &'a Tree, directories: &Directories<'a>, geometry: &Geometry)
     let others = tree.iter().filter(|(path, _)| !path.is_empty()).map(|(path, _)| (path, directories.get(path)));
     for (path, children) in root.chain(others) {
         let size = match children {
+            Some(children) if path.is_empty() && geometry.kind == FatKind::Fat16 => {
+                let entries = directory_size(path, children)? / 32;
+                if entries > ROOT_ENTRIES_16 {
+                    return Err(FatError::DirectoryTooLarge { path: path.to_owned(), entries: entries as usize });
+                }
+                0
+            }
             Some(children) => directory_size(path, children)?,
             None => content(tree, path).map_or(0, |content| content.size),
         };

@@ -11,7 +11,13 @@ use crate::tree::{Entry, Meta, Node};
 const MIB: u64 = 1 << 20;
 
 fn spec() -> FatSpec {
-    FatSpec { size: 256 * MIB, label: "KSOSEFI".into(), volume_id: 0x1234_abcd, epoch: 1_700_000_001 }
+    FatSpec {
+        size: 256 * MIB,
+        kind: FatKind::Fat32,
+        label: "KSOSEFI".into(),
+        volume_id: 0x1234_abcd,
+        epoch: 1_700_000_001,
+    }
 }
 
 fn tree(files: &[(&str, Vec<u8>)]) -> Tree {
@@ -65,14 +71,21 @@ fn foreign_tools_agree() {
     }
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
-    for (size, cluster_size) in
-        [(34 * MIB, 512), (100 * MIB, 1024), (256 * MIB, 2048), (260 * MIB, 4096), (1024 * MIB, 4096)]
-    {
-        let spec = FatSpec { size, ..spec() };
+    for (kind, size, cluster_size) in [
+        (FatKind::Fat16, 9 * MIB, 2048),
+        (FatKind::Fat16, 32 * MIB, 4096),
+        (FatKind::Fat32, 34 * MIB, 512),
+        (FatKind::Fat32, 100 * MIB, 1024),
+        (FatKind::Fat32, 256 * MIB, 2048),
+        (FatKind::Fat32, 260 * MIB, 4096),
+        (FatKind::Fat32, 1024 * MIB, 4096),
+    ] {
+        let spec = FatSpec { size, kind, ..spec() };
         let summary = image(directory, &tree(&esp()), &spec);
         assert_eq!(summary.cluster_size, cluster_size);
         let report = run(directory, "fsck.vfat", &["-n", "-v", "esp"]);
-        assert!(report.contains("32 bit entries"), "{report}");
+        let entries = if kind == FatKind::Fat32 { "32 bit entries" } else { "16 bit entries" };
+        assert!(report.contains(entries), "{report}");
         assert!(!report.contains("differences") && !report.contains("wrong"), "{report}");
         let used = summary.clusters - summary.free / cluster_size;
         assert!(report.contains(&format!("{used}/{} clusters", summary.clusters)), "{report}");
@@ -173,6 +186,12 @@ fn sizes_that_do_not_fit_are_refused_with_numbers() {
     let full = error(&[("x", vec![1; 34 << 20])], &small);
     assert_eq!(full, "content needs 35655680 bytes, the volume has 35074048");
     assert!(error(&[], &FatSpec { size: 32 * MIB, ..spec() }).contains("at least 65525 clusters"));
+    let fat16 = |size| FatSpec { size, kind: FatKind::Fat16, ..spec() };
+    assert!(error(&[], &fat16(8 * MIB)).contains("at least 4085 clusters"));
+    assert!(error(&[], &fat16(257 * MIB)).contains("more than 65524 clusters"));
+    let many: Vec<(String, Vec<u8>)> = (0..512).map(|index| (format!("f{index}"), Vec::new())).collect();
+    let many: Vec<(&str, Vec<u8>)> = many.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    assert!(error(&many, &fat16(16 * MIB)).contains("takes 513 directory entries"));
     assert!(error(&[], &FatSpec { size: 34 * MIB + 512, ..spec() }).contains("not a multiple of 4096"));
     assert!(error(&[], &FatSpec { size: 1 << 42, ..spec() }).contains("sectors"));
     assert!(error(&[], &FatSpec { label: "efi".into(), ..spec() }).starts_with("\"efi\" is not a volume label"));

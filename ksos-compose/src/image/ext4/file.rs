@@ -50,6 +50,17 @@ impl<'a> FileReader<'a> {
         Ok(())
     }
 
+    /// Returns the ranges of the file that have blocks of their own: first byte in the file, first byte in the file
+    /// system, length, in order.
+    pub fn extents(&self) -> Vec<(u64, u64, u64)> {
+        let ranges = self.extents.iter().filter_map(|extent| {
+            let start = extent.logical * self.block_size;
+            let length = (extent.length * self.block_size).min(self.size.checked_sub(start)?);
+            Some((start, extent.physical? * self.block_size, length)).filter(|_| length > 0)
+        });
+        ranges.collect()
+    }
+
     /// Returns where byte `position` is in the file system, `None` for zeros, and how many bytes go on from there.
     fn run(&self, position: u64) -> (Option<u64>, u64) {
         let (block, within) = (position / self.block_size, position % self.block_size);

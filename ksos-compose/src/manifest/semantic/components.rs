@@ -7,6 +7,14 @@ use super::super::node::{Entry, Node};
 use super::super::types::ImagePath;
 use super::Context;
 
+/// Keys that name components.
+const FIXED: [&[&str]; 4] = [
+    &["kernel", "component"],
+    &["boot", "shim", "component"],
+    &["boot", "grub", "component"],
+    &["boot", "bios", "component"],
+];
+
 pub(super) fn check(context: &mut Context<'_>) {
     let tree = context.tree;
     for (name, entry) in tree.entries("components") {
@@ -22,7 +30,7 @@ pub(super) fn check(context: &mut Context<'_>) {
             check_target(context, place);
         }
     }
-    for keys in [["kernel", "component"].as_slice(), &["boot", "shim", "component"], &["boot", "grub", "component"]] {
+    for keys in FIXED {
         if let Some((node, name)) = tree.at(keys).and_then(|node| Some((node, node.text()?))) {
             context.reference("components", name, node.span);
         }
@@ -114,8 +122,7 @@ fn check_target(context: &mut Context<'_>, place: &Node) {
 /// Warns about components that go nowhere and that nothing refers to.
 fn check_unused(context: &mut Context<'_>) {
     let tree = context.tree;
-    let fixed = [["kernel", "component"].as_slice(), &["boot", "shim", "component"], &["boot", "grub", "component"]];
-    let fixed = fixed.into_iter().filter_map(|keys| tree.at(keys));
+    let fixed = FIXED.into_iter().filter_map(|keys| tree.at(keys));
     let images = tree.entries("container-images").filter_map(|(_, entry)| entry.node.get("component"));
     let used: Vec<&str> = fixed.chain(images).filter_map(Node::text).collect();
     for (name, entry) in tree.entries("components") {

@@ -52,6 +52,9 @@ pub struct Boot {
     pub shim: BootFile,
     /// The boot loader that shim verifies.
     pub grub: BootFile,
+    /// Directory with the files of GRUB for BIOS. Without it, the image boots by UEFI only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bios: Option<BootFile>,
     /// Seconds that the boot menu waits.
     #[serde(default)]
     #[schemars(range(min = 0, max = 3600))]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::proof;
 use super::resolve::Project;
-use crate::artifact::disk::{self, DiskSpec, Extent, PartitionContent};
+use crate::artifact::disk::{self, BiosBoot, DiskSpec, Extent, PartitionContent};
 use crate::artifact::window::Window;
 use crate::artifact::{ext4, fat};
 use crate::boot::{GrubConfig, esp_files};
@@ -47,14 +47,14 @@ pub struct Written {
 }
 
 /// Files of a disk image that come from finished steps.
-struct Files {
-    kernel: Content,
-    initramfs: Blob,
+pub(super) struct Files {
+    pub(super) kernel: Content,
+    pub(super) initramfs: Blob,
     initramfs_unpacked: u64,
-    root: Blob,
+    pub(super) root: Blob,
     root_image: RootImage,
-    shim: Content,
-    grub: Content,
+    pub(super) shim: Content,
+    pub(super) grub: Content,
     release: String,
 }
 
@@ -71,12 +71,13 @@ pub fn write(
 ) -> Result<Written, OpError> {
     let files = files(session, project, plan, outputs)?;
     let mut file = AtomicFile::create(path)?;
-    let spec =
-        DiskSpec { disk_guid: plan.disk.guid, partitions: plan.disk.partitions.iter().map(gpt_partition).collect() };
+    let partitions = plan.disk.partitions.iter().map(gpt_partition).collect();
+    let spec = DiskSpec { disk_guid: plan.disk.guid, partitions, bios: bios(session, project, plan, outputs)? };
     let layout = disk::write(file.file(), &spec)?;
     let (esp_number, esp) = partition(plan, PartitionRole::Esp);
     let (slot_number, slot_plan) = partition(plan, PartitionRole::SlotA);
     let esp_spec = fat::FatSpec {
+        kind: fat::FatKind::Fat32,
         size: esp.size,
         label: esp.label.clone(),
         volume_id: u32::from_be_bytes(esp.filesystem.as_bytes()[..4].try_into().expect("a UUID has 16 bytes")),
@@ -95,6 +96,18 @@ pub fn write(
     ext4::write(&slot_tree, &mut Window::new(file.file(), offset, size), &slot_options)?;
     file.commit(0o644)?;
     Ok(Written { usage, slot, kernel_release: files.release })
+}
+
+/// Returns what makes the disk boot by BIOS, when the manifest names GRUB for it.
+fn bios(
+    session: &Session,
+    project: &Project,
+    plan: &Plan,
+    outputs: &BTreeMap<String, Outputs>,
+) -> Result<Option<BiosBoot>, OpError> {
+    let (Some(file), Some(guid)) = (&project.manifest().boot.bios, plan.disk.bios) else { return Ok(None) };
+    let executor = super::Executor::new(session, project, plan, false);
+    super::bios::Files::of(&executor, file, outputs)?.disk(plan, guid).map(Some)
 }
 
 fn partition(plan: &Plan, role: PartitionRole) -> (u32, &PartitionPlan) {
@@ -126,7 +139,7 @@ fn ext4_options(plan: &Plan, slot: &PartitionPlan) -> ext4::Options {
     options
 }
 
-fn files(
+pub(super) fn files(
     session: &Session,
     project: &Project,
     plan: &Plan,
@@ -172,7 +185,14 @@ fn slot_tree(plan: &Plan, files: &Files) -> Tree {
     file(&mut tree, layout::SLOT_KERNEL, files.kernel.clone(), epoch);
     file(&mut tree, layout::SLOT_INITRAMFS, blob(&files.initramfs), epoch);
     file(&mut tree, layout::SLOT_ROOT, blob(&files.root), epoch);
-    let metadata = SlotMetadata {
+    let text = serde_json::to_vec_pretty(&metadata(plan, files)).expect("slot metadata can be serialised");
+    file(&mut tree, layout::SLOT_METADATA, Content::inline(text), epoch);
+    tree
+}
+
+/// Returns what `image.json` says.
+pub(super) fn metadata(plan: &Plan, files: &Files) -> SlotMetadata {
+    SlotMetadata {
         format: boot::FORMAT,
         image: plan.image.clone(),
         kernel_release: files.release.clone(),
@@ -180,10 +200,19 @@ fn slot_tree(plan: &Plan, files: &Files) -> Tree {
         kernel_sha256: files.kernel.digest,
         initramfs_sha256: files.initramfs.digest,
         cmdline: plan.cmdline.join(" "),
+    }
+}
+
+/// Puts the signed boot loaders into the tree of an EFI system partition.
+pub(super) fn put_loaders(tree: &mut Tree, plan: &Plan, files: &Files) {
+    let (arch, epoch) = (plan.image.arch, plan.image.epoch);
+    // Shim loads GRUB from its own directory, under this name (shim, `DEFAULT_LOADER`).
+    let grub = match arch {
+        ksos_formats::Arch::X86_64 => "EFI/BOOT/grubx64.efi",
+        ksos_formats::Arch::Arm64 => "EFI/BOOT/grubaa64.efi",
     };
-    let text = serde_json::to_vec_pretty(&metadata).expect("slot metadata can be serialised");
-    file(&mut tree, layout::SLOT_METADATA, Content::inline(text), epoch);
-    tree
+    file(tree, &format!("EFI/BOOT/{}", arch.efi_boot_file()), files.shim.clone(), epoch);
+    file(tree, grub, files.grub.clone(), epoch);
 }
 
 fn esp_tree(project: &Project, plan: &Plan, files: &Files) -> Result<Tree, OpError> {
@@ -201,13 +230,7 @@ fn esp_tree(project: &Project, plan: &Plan, files: &Files) -> Result<Tree, OpErr
     for (path, bytes) in esp_files(&config)? {
         file(&mut tree, path, Content::inline(bytes), epoch);
     }
-    // Shim loads GRUB from its own directory, under this name (shim, `DEFAULT_LOADER`).
-    let grub = match arch {
-        ksos_formats::Arch::X86_64 => "EFI/BOOT/grubx64.efi",
-        ksos_formats::Arch::Arm64 => "EFI/BOOT/grubaa64.efi",
-    };
-    file(&mut tree, &format!("EFI/BOOT/{}", arch.efi_boot_file()), files.shim.clone(), epoch);
-    file(&mut tree, grub, files.grub.clone(), epoch);
+    put_loaders(&mut tree, plan, files);
     Ok(tree)
 }
 

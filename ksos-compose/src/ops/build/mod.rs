@@ -9,6 +9,7 @@
 //! outputs   every other format from the finished disk image or root file system, side by side
 //! ```
 
+mod bios;
 pub mod disk;
 mod execute;
 mod images;

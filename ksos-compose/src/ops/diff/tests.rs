@@ -57,7 +57,8 @@ impl Disk {
         };
         let partitions =
             vec![partition(1, "ESP", 2 * MIB), partition(2, "SLOT", 8 * MIB), partition(3, "DATA", self.data_size)];
-        let written = disk::write(&mut file, &DiskSpec { disk_guid: Uuid::from_u128(9), partitions }).unwrap();
+        let written =
+            disk::write(&mut file, &DiskSpec { disk_guid: Uuid::from_u128(9), partitions, bios: None }).unwrap();
         assert_eq!(written.partitions[1].offset, SLOT_OFFSET);
         let mut options = ext4::Options::new(8 * MIB, "SLOT", [1; 16], [2; 16], EPOCH);
         options.journal = Some(0);

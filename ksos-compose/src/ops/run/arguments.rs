@@ -61,6 +61,15 @@ impl fmt::Display for Forward {
     }
 }
 
+/// What an ISO image is to the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// A CD in a drive.
+    Cd,
+    /// A USB stick.
+    Usb,
+}
+
 /// The machine to describe.
 #[derive(Debug)]
 pub struct Machine<'a> {
@@ -68,12 +77,14 @@ pub struct Machine<'a> {
     pub arch: Arch,
     /// Accelerator.
     pub accelerator: Accelerator,
-    /// Firmware.
-    pub firmware: &'a Firmware,
+    /// UEFI firmware; `None` is QEMU's own BIOS.
+    pub firmware: Option<&'a Firmware>,
     /// Writable copy of the firmware's variables.
     pub variables: &'a Path,
+    /// An ISO image, which is booted first.
+    pub medium: Option<(&'a Path, Medium)>,
     /// The disk.
-    pub disk: &'a Path,
+    pub disk: Option<&'a Path>,
     /// Volume with the node's configuration.
     pub seed: Option<&'a Path>,
     /// Socket of the machine protocol.
@@ -118,16 +129,30 @@ pub fn arguments(machine: &Machine<'_>) -> Result<Vec<String>, RunError> {
         add("-global", "driver=cfi.pflash01,property=secure,value=on".to_owned());
         add("-global", "ICH9-LPC.disable_s3=1".to_owned());
     }
-    let format = match machine.firmware.format {
-        Format::Raw => "raw",
-        Format::Qcow2 => "qcow2",
-    };
-    let code = value(&machine.firmware.code)?;
-    add("-drive", format!("if=pflash,unit=0,format={format},readonly=on,file={code}"));
-    add("-drive", format!("if=pflash,unit=1,format={format},file={}", value(machine.variables)?));
-    let disk = value(machine.disk)?;
-    add("-drive", format!("if=none,id=disk,format=raw,cache=unsafe,discard=unmap,file={disk}"));
-    add("-device", "virtio-blk-pci,drive=disk,bootindex=0".to_owned());
+    if let Some(firmware) = machine.firmware {
+        let format = match firmware.format {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+        };
+        let code = value(&firmware.code)?;
+        add("-drive", format!("if=pflash,unit=0,format={format},readonly=on,file={code}"));
+        add("-drive", format!("if=pflash,unit=1,format={format},file={}", value(machine.variables)?));
+    } else {
+        // A BIOS's services for the screen are in the ROM of the screen's card.
+        add("-device", "VGA".to_owned());
+    }
+    if let Some((medium, kind)) = machine.medium {
+        let media = if kind == Medium::Cd { ",media=cdrom" } else { "" };
+        add("-drive", format!("if=none,id=medium,format=raw,readonly=on{media},file={}", value(medium)?));
+        for device in medium_devices(machine.arch, kind) {
+            add("-device", (*device).to_owned());
+        }
+    }
+    if let Some(disk) = machine.disk {
+        add("-drive", format!("if=none,id=disk,format=raw,cache=unsafe,discard=unmap,file={}", value(disk)?));
+        let index = u32::from(machine.medium.is_some());
+        add("-device", format!("virtio-blk-pci,drive=disk,bootindex={index}"));
+    }
     if let Some(seed) = machine.seed {
         add("-drive", format!("if=none,id=seed,format=raw,readonly=on,file={}", value(seed)?));
         add("-device", "virtio-blk-pci,drive=seed".to_owned());
@@ -151,6 +176,15 @@ pub fn arguments(machine: &Machine<'_>) -> Result<Vec<String>, RunError> {
     add("-qmp", format!("unix:{},server=on,wait=off", value(machine.monitor)?));
     list.extend_from_slice(machine.extra);
     Ok(list)
+}
+
+/// Returns the drive or the stick, with what it hangs on.
+fn medium_devices(arch: Arch, kind: Medium) -> &'static [&'static str] {
+    match (kind, arch) {
+        (Medium::Cd, Arch::X86_64) => &["ide-cd,drive=medium,bootindex=0"],
+        (Medium::Cd, Arch::Arm64) => &["virtio-scsi-pci", "scsi-cd,drive=medium,bootindex=0"],
+        (Medium::Usb, _) => &["qemu-xhci", "usb-storage,drive=medium,removable=on,bootindex=0"],
+    }
 }
 
 fn machine_type(machine: &Machine<'_>) -> String {

@@ -14,7 +14,7 @@ use crate::effects::fs::Context;
 /// Paths of a run; the temporary directory goes with it.
 #[derive(Debug)]
 pub(super) struct WorkDirectory {
-    pub(super) disk: PathBuf,
+    pub(super) disk: Option<PathBuf>,
     pub(super) variables: PathBuf,
     pub(super) monitor: PathBuf,
     pub(super) seed: PathBuf,
@@ -22,8 +22,9 @@ pub(super) struct WorkDirectory {
 }
 
 impl WorkDirectory {
-    /// Makes the disk: a sparse copy of the image, or the image itself, of at least the size asked for.
-    pub(super) fn new(image: &Path, options: &RunOptions, firmware: &Firmware) -> Result<Self, RunError> {
+    /// Makes the disk: a sparse copy of the image, or the image itself, of at least the size asked for. Beside a medium, the
+    /// disk that is asked for, if any.
+    pub(super) fn new(image: &Path, options: &RunOptions, firmware: Option<&Firmware>) -> Result<Self, RunError> {
         let mut builder = tempfile::Builder::new();
         builder.prefix("ksos-run-");
         let directory = match &options.temporary {
@@ -36,23 +37,27 @@ impl WorkDirectory {
             return Err(RunError::NotImage(image.to_owned()));
         }
         let size = metadata.len().max(options.disk_size);
-        let disk = if options.persist {
+        let disk = if options.medium.is_some() {
+            options.disk.as_deref().map(|disk| beside_medium(disk, options.disk_size)).transpose()?
+        } else if options.persist {
             let disk = std::path::absolute(image).context("resolve", image)?;
             let file = OpenOptions::new().write(true).open(&disk).context("open for writing", &disk)?;
             file.set_len(size).context("grow", &disk)?;
-            disk
+            Some(disk)
         } else {
             let disk = directory.path().join("disk.img");
             let copy = File::create(&disk).context("create", &disk)?;
             copy.set_len(size).context("grow", &disk)?;
             copy_sparse(&source, metadata.len(), &copy, 0).context("copy to", &disk)?;
-            disk
+            Some(disk)
         };
         let variables = directory.path().join("variables.fd");
-        std::fs::copy(&firmware.variables, &variables).context("copy", &firmware.variables)?;
-        let mut permissions = variables.metadata().context("stat", &variables)?.permissions();
-        std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
-        std::fs::set_permissions(&variables, permissions).context("set mode of", &variables)?;
+        if let Some(firmware) = firmware {
+            std::fs::copy(&firmware.variables, &variables).context("copy", &firmware.variables)?;
+            let mut permissions = variables.metadata().context("stat", &variables)?.permissions();
+            std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+            std::fs::set_permissions(&variables, permissions).context("set mode of", &variables)?;
+        }
         let seed = directory.path().join("seed.img");
         if let Some(content) = &options.seed {
             content.write(&seed)?;
@@ -62,9 +67,19 @@ impl WorkDirectory {
 
     /// Removes the copied disk's name, once QEMU has it open: the space is free whenever QEMU ends, whatever ends us.
     pub(super) fn release(&self) {
-        if self.disk.starts_with(self._directory.path()) {
+        if let Some(disk) = self.disk.as_ref().filter(|disk| disk.starts_with(self._directory.path())) {
             // The directory is removed later in any case.
-            let _ = std::fs::remove_file(&self.disk);
+            let _ = std::fs::remove_file(disk);
         }
     }
+}
+
+/// Returns the disk at `path`, made or grown to `size` bytes.
+fn beside_medium(path: &Path, size: u64) -> Result<PathBuf, RunError> {
+    let disk = std::path::absolute(path).context("resolve", path)?;
+    let mut open = OpenOptions::new();
+    let file = open.write(true).create(true).truncate(false).open(&disk).context("open for writing", &disk)?;
+    let found = file.metadata().context("stat", &disk)?.len();
+    file.set_len(found.max(size)).context("grow", &disk)?;
+    Ok(disk)
 }

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use ksos_formats::Arch;
 
-pub use arguments::{Accelerator, Forward, ParseForwardError};
+pub use arguments::{Accelerator, Forward, Medium, ParseForwardError};
 pub use kubeconfig::KubeconfigRequest;
 pub use request::{EdgeOptions, Request, boot};
 pub use seed::{Seed, SeedError};
@@ -56,6 +56,12 @@ pub struct RunOptions {
     pub timeout: Option<Duration>,
     /// Use firmware that enforces Secure Boot with Microsoft's keys.
     pub secure_boot: bool,
+    /// Use QEMU's BIOS and not UEFI firmware.
+    pub bios: bool,
+    /// The image is an ISO image, and what it is to the machine. It is not changed.
+    pub medium: Option<Medium>,
+    /// A disk beside the medium, made blank when it does not exist; it keeps its changes.
+    pub disk: Option<PathBuf>,
     /// Memory in bytes.
     pub memory: u64,
     /// Number of processors.
@@ -92,6 +98,9 @@ impl RunOptions {
             until: Until::Exit,
             timeout: None,
             secure_boot: false,
+            bios: false,
+            medium: None,
+            disk: None,
             memory: 1 << 30,
             processors: 2,
             disk_size: 8 << 30,
@@ -144,6 +153,9 @@ pub enum RunError {
         /// Every firmware file that was looked for.
         looked_for: Vec<PathBuf>,
     },
+    /// There is no BIOS for this architecture.
+    #[error("there is no BIOS for {0}")]
+    NoBios(Arch),
     /// The image is not a regular file.
     #[error("{} is not a disk image", .0.display())]
     NotImage(PathBuf),
@@ -270,8 +282,8 @@ impl std::fmt::Display for Outcome {
 pub struct Setup {
     /// QEMU.
     pub program: PathBuf,
-    /// Its firmware.
-    pub firmware: firmware::Firmware,
+    /// Its UEFI firmware; `None` is a BIOS.
+    pub firmware: Option<firmware::Firmware>,
     /// The accelerator.
     pub accelerator: Accelerator,
     /// Why it is not a faster one.
@@ -288,7 +300,11 @@ pub fn set_up(options: &RunOptions) -> Result<Setup, RunError> {
         Arch::Arm64 => ("qemu-system-aarch64", "qemu-system-arm", "qemu-system-aarch64-core"),
     };
     let path = find_program(program, &options.search_path).ok_or(RunError::NoQemu { program, debian, fedora })?;
-    let firmware = firmware::find(options.arch, options.secure_boot, &|path| path.is_file())?;
+    let firmware = match (options.bios, options.arch) {
+        (false, arch) => Some(firmware::find(arch, options.secure_boot, &|path| path.is_file())?),
+        (true, Arch::X86_64) => None,
+        (true, arch) => return Err(RunError::NoBios(arch)),
+    };
     let (accelerator, reason) = match options.accelerator {
         Some(accelerator) => (accelerator, None),
         None => machine::best_accelerator(&path, options.arch),
@@ -329,13 +345,14 @@ pub fn run(image: &Path, options: &RunOptions, setup: &Setup, serial: &mut dyn W
 
 /// Starts QEMU.
 fn start(image: &Path, options: &RunOptions, setup: &Setup) -> Result<(Child, disk::WorkDirectory), RunError> {
-    let work = disk::WorkDirectory::new(image, options, &setup.firmware)?;
+    let work = disk::WorkDirectory::new(image, options, setup.firmware.as_ref())?;
     let machine = arguments::Machine {
         arch: options.arch,
         accelerator: setup.accelerator,
-        firmware: &setup.firmware,
+        firmware: setup.firmware.as_ref(),
         variables: &work.variables,
-        disk: &work.disk,
+        medium: options.medium.map(|kind| (image, kind)),
+        disk: work.disk.as_deref(),
         monitor: &work.monitor,
         seed: options.seed.as_ref().map(|_| work.seed.as_path()),
         memory: options.memory,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ksos_formats::Arch;
 
 use super::seed::{Seed, complete};
-use super::{Forward, KubeconfigRequest, Outcome, RunError, RunOptions, Until, kubeconfig, run, set_up};
+use super::{Forward, KubeconfigRequest, Medium, Outcome, RunError, RunOptions, Until, kubeconfig, run, set_up};
 use crate::artifact::disk::copy_sparse;
 use crate::effects::fs::{self, AtomicFile, Context};
 use crate::manifest::Size;
@@ -28,13 +28,18 @@ pub struct Request<'a> {
     pub timeout: Option<u64>,
     /// Enforce Secure Boot.
     pub secure_boot: bool,
+    /// Boot by BIOS.
+    pub bios: bool,
+    /// An ISO image is a USB stick and not a CD.
+    pub usb: bool,
     /// Memory: bytes, or with a unit (`512M`, `1GiB`).
     pub memory: &'a str,
     /// Disk size, in the same form.
     pub disk_size: &'a str,
     /// `HOST:GUEST` each.
     pub forwards: &'a [String],
-    /// A disk that keeps its changes; made from the image when it does not exist.
+    /// A disk that keeps its changes; made from the image when it does not exist. With an ISO image: the machine's disk,
+    /// made blank; there is none without it.
     pub persist: Option<&'a Path>,
     /// Whether the guest has a network card.
     pub network: bool,
@@ -82,6 +87,8 @@ pub fn boot(
     options.until = request.until.clone();
     options.timeout = request.timeout.map(Duration::from_secs);
     options.secure_boot = request.secure_boot;
+    options.bios = request.bios;
+    options.medium = is_iso(image)?.then_some(if request.usb { Medium::Usb } else { Medium::Cd });
     options.memory = size(request.memory)?;
     options.disk_size = size(request.disk_size)?;
     options.forwards = request.forwards.iter().map(|text| text.parse()).collect::<Result<_, _>>()?;
@@ -93,6 +100,11 @@ pub fn boot(
     }
     options.seed = seed(request, options.kubeconfig.as_ref())?;
     let disk = match request.persist {
+        disk if options.medium.is_some() => {
+            options.persist = disk.is_some();
+            options.disk = disk.map(Path::to_owned);
+            image
+        }
         Some(disk) => {
             options.persist = true;
             if !disk.exists() {
@@ -107,6 +119,14 @@ pub fn boot(
         note(&format!("{}: {reason}", setup.accelerator.name()));
     }
     Ok(run(disk, &options, &setup, serial)?)
+}
+
+/// Tells whether the file at `path` is an ISO 9660 image (ECMA-119, section 8.4: a descriptor in sector 16).
+fn is_iso(path: &Path) -> Result<bool, OpError> {
+    use std::os::unix::fs::FileExt;
+    let mut identifier = [0; 6];
+    let read = fs::open(path)?.read_exact_at(&mut identifier, 16 * 2048);
+    Ok(read.is_ok() && identifier == *b"\x01CD001")
 }
 
 /// Forwards the node's port that serves the kubeconfig, and that of its API server unless it is forwarded already.

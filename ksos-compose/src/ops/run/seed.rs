@@ -7,7 +7,7 @@ use std::path::Path;
 use ksos_formats::Digest;
 
 use super::RunError;
-use crate::artifact::fat::{self, FatSpec};
+use crate::artifact::fat::{self, FatKind, FatSpec};
 use crate::effects::fs::Context;
 use crate::tree::{Content, Entry, Meta, Node, Tree};
 
@@ -90,7 +90,9 @@ impl Seed {
         }
         let mut file = File::create(path).context("create", path)?;
         file.set_len(VOLUME_SIZE).context("grow", path)?;
-        let spec = FatSpec { size: VOLUME_SIZE, label: "CIDATA".to_owned(), volume_id: 0x6b73_6f73, epoch: EPOCH };
+        let kind = FatKind::Fat32;
+        let spec =
+            FatSpec { size: VOLUME_SIZE, kind, label: "CIDATA".to_owned(), volume_id: 0x6b73_6f73, epoch: EPOCH };
         fat::write(&tree, &spec, &mut file).map_err(|source| RunError::Seed { path: path.to_owned(), source })?;
         Ok(())
     }

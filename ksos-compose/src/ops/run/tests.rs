@@ -14,9 +14,10 @@ fn line(change: impl FnOnce(&mut arguments::Machine<'_>)) -> String {
     let mut machine = arguments::Machine {
         arch: Arch::X86_64,
         accelerator: Accelerator::Tcg,
-        firmware: &firmware,
+        firmware: Some(&firmware),
         variables: Path::new("/t/vars"),
-        disk: Path::new("/t/a,b.img"),
+        medium: None,
+        disk: Some(Path::new("/t/a,b.img")),
         monitor: Path::new("/t/qmp"),
         seed: None,
         memory: 512 << 20,
@@ -44,6 +45,21 @@ fn the_command_line_of_an_emulated_machine() {
          -device virtio-net-pci,netdev=net,romfile= -device virtio-rng-pci \
          -chardev stdio,id=serial,signal=off -serial chardev:serial -qmp unix:/t/qmp,server=on,wait=off"
     );
+}
+
+#[test]
+fn an_iso_image_is_a_cd_or_a_stick_and_comes_before_the_disk() {
+    let iso = Path::new("/t/os.iso");
+    let cd = line(|machine| (machine.medium, machine.disk, machine.firmware) = (Some((iso, Medium::Cd)), None, None));
+    let expected = "-device VGA -drive if=none,id=medium,format=raw,readonly=on,media=cdrom,file=/t/os.iso \
+                    -device ide-cd,drive=medium,bootindex=0 -netdev";
+    assert!(cd.contains(expected) && !cd.contains("pflash"), "{cd}");
+    let usb = line(|machine| machine.medium = Some((iso, Medium::Usb)));
+    let expected =
+        "-device qemu-xhci -device usb-storage,drive=medium,removable=on,bootindex=0 -drive if=none,id=disk,";
+    assert!(usb.contains(expected) && usb.contains("-device virtio-blk-pci,drive=disk,bootindex=1"), "{usb}");
+    let arm = line(|machine| (machine.medium, machine.arch) = (Some((iso, Medium::Cd)), Arch::Arm64));
+    assert!(arm.contains("-device virtio-scsi-pci -device scsi-cd,drive=medium,bootindex=0"), "{arm}");
 }
 
 #[test]
@@ -165,7 +181,7 @@ fn run_fake(script: &str, change: impl FnOnce(&mut RunOptions)) -> (Result<Outco
     options.temporary = Some(directory.path().to_owned());
     change(&mut options);
     let firmware = Firmware { variables: directory.path().join("vars"), ..firmware() };
-    let setup = Setup { program, firmware, accelerator: Accelerator::Tcg, reason: None };
+    let setup = Setup { program, firmware: Some(firmware), accelerator: Accelerator::Tcg, reason: None };
     let mut serial = Vec::new();
     let outcome = run(&image, &options, &setup, &mut serial);
     let size = if options.persist { options.disk_size } else { 5 };

@@ -9,6 +9,7 @@
 //! To add a format: [`make`], and what it is made from in [`needs_disk`].
 
 pub mod image_layout;
+mod iso;
 mod record;
 #[cfg(test)]
 mod tests;
@@ -112,11 +113,7 @@ fn make(source: &Source<'_>, planned: &PlannedArtifact, path: &Path) -> Result<(
         OutputFormat::Disk => Ok(()),
         // Written as a directory, by `release`.
         OutputFormat::Update => Ok(()),
-        // The place of the ISO writer.
-        OutputFormat::Iso => {
-            let reason = "this version has no writer for it";
-            Err(OpError::NoWriter { file_name: file_name.clone(), format: *format, reason })
-        }
+        OutputFormat::Iso => iso::write(source, path),
         OutputFormat::DiskZst => Ok(fs::link(&source.compressed()?.0, path)?),
         OutputFormat::OciImage => image_layout::write_image(source, path),
         OutputFormat::OciArtifact => image_layout::write_artifact(source, path),
