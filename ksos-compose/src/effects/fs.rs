@@ -55,6 +55,11 @@ pub fn read_to_string(path: &Path, limit: u64) -> Result<String, FsError> {
     String::from_utf8(bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)).context("read", path)
 }
 
+/// Creates the file `path`, which must not exist, for writing.
+pub fn create_new(path: &Path) -> Result<File, FsError> {
+    File::options().write(true).create_new(true).open(path).context("create", path)
+}
+
 /// Creates `path` and its parents.
 pub fn create_dir_all(path: &Path) -> Result<(), FsError> {
     std::fs::create_dir_all(path).context("create directory", path)

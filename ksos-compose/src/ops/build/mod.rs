@@ -17,6 +17,7 @@ mod proof;
 pub mod release;
 mod resolve;
 pub mod root;
+mod sources;
 mod stamp;
 
 use std::path::{Path, PathBuf};
