@@ -8,5 +8,6 @@
 
 mod example;
 mod guest;
+mod kernel;
 mod node;
 mod update;

@@ -158,6 +158,14 @@ pub enum OpError {
         /// The path.
         path: String,
     },
+    /// A component would replace the boot loader's own files.
+    #[error("boot.files: component {component} has /{path}, which is the boot loader's own")]
+    BootFile {
+        /// The component.
+        component: String,
+        /// The path in the EFI system partition.
+        path: String,
+    },
     /// No component installs the runtime.
     #[error("no component installs {path}")]
     NoRuntime {

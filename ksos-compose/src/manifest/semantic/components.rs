@@ -29,6 +29,10 @@ pub(super) fn check(context: &mut Context<'_>) {
             context.reference("components", name, node.span);
         }
     }
+    for (name, span) in tree.at(&["boot", "files"]).into_iter().flat_map(Node::texts) {
+        context.reference("components", name, span);
+    }
+    context.repeated(tree.at(&["boot", "files"]), "boot.files");
     check_unused(context);
 }
 
@@ -169,7 +173,8 @@ fn check_unused(context: &mut Context<'_>) {
         let kernel = node.get("source").and_then(Node::text) == Some("kernel");
         ["from", "base-component"].into_iter().filter_map(move |key| node.get(key).filter(|_| kernel))
     });
-    let used: Vec<&str> = fixed.chain(images).chain(kernels).filter_map(Node::text).collect();
+    let files = tree.at(&["boot", "files"]).into_iter().flat_map(Node::texts).map(|(name, _)| name);
+    let used: Vec<&str> = fixed.chain(images).chain(kernels).filter_map(Node::text).chain(files).collect();
     for (name, entry) in tree.entries("components") {
         let Some(into) = entry.node.get("into").filter(|into| into.text() == Some("none")) else { continue };
         if !used.contains(&name.as_str()) {

@@ -52,6 +52,9 @@ pub struct Boot {
     pub shim: BootFile,
     /// The boot loader that shim verifies.
     pub grub: BootFile,
+    /// Components whose trees go into the EFI system partition beside the boot loader: what a board's own firmware reads.
+    #[serde(default)]
+    pub files: Vec<String>,
     /// Seconds that the boot menu waits.
     #[serde(default)]
     #[schemars(range(min = 0, max = 3600))]

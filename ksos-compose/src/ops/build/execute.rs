@@ -315,6 +315,13 @@ impl<'a> Executor<'a> {
             };
             archive::merge::merge(&mut merged, tree, piece).map_err(root::RootError::Merge)?;
         }
+        if matches!(self.project.components.get(name), Some(component) if matches!(component.content, Resolved::TinyCore(_)))
+        {
+            source::tinycore::link_libraries(&mut merged).map_err(|error| {
+                let origin = name.clone();
+                root::RootError::Merge(archive::merge::MergeError::Tree { origin, error })
+            })?;
+        }
         let rules = rules(selection);
         select(merged, &rules).map_err(|source| OpError::Select { component: name.clone(), source })
     }

@@ -12,7 +12,7 @@
 //! in the order in which they are laid over one another: the base, then each extension after what it needs. Mirrors
 //! have `NAME.tcz.md5.txt`, too: it is not read, the lock file has SHA-256. `KERNEL` in a name (`ipv6-netfilter-KERNEL`)
 //! is the release of the kernel. What an extension would run when it is loaded (`usr/local/tce.installed/NAME`) is not
-//! run; [`start_scripts`] lists it.
+//! run; [`start_scripts`] lists it. What `ldconfig` would do for libraries in `/usr/local/lib`, [`link_libraries`] does.
 
 mod repository;
 #[cfg(test)]
@@ -29,7 +29,7 @@ use crate::cache::Cache;
 use crate::effects::fs::{self, Context, FsError};
 use crate::effects::net::FetchError;
 use crate::source::archive::{self, ArchiveError, Compression, Format, Limits, Policy, Unpacked};
-use crate::tree::{Node, Tree};
+use crate::tree::{Entry, Meta, Node, Tree, TreeError};
 
 /// The most extensions of one component.
 const MAX_EXTENSIONS: usize = 4096;
@@ -379,6 +379,32 @@ fn drop_devices(tree: &mut Tree, name: &str) -> Result<(), TinyCoreError> {
             return Err(TinyCoreError::Device { path: name.to_owned(), entry: path });
         }
         tree.remove(&path);
+    }
+    Ok(())
+}
+
+/// Links the libraries of `usr/local/lib` into `usr/lib`: where extensions put them, the dynamic linker does not look, and
+/// nobody runs `ldconfig` on a root that is never written.
+///
+/// # Errors
+/// When the tree does not take a link.
+pub fn link_libraries(tree: &mut Tree) -> Result<(), TreeError> {
+    let library = |path: &str| {
+        let name = path.strip_prefix("usr/local/lib/")?;
+        let is_library = !name.contains('/') && name.starts_with("lib") && name.contains(".so");
+        is_library.then(|| name.to_owned())
+    };
+    let names: Vec<String> = tree
+        .below("usr/local/lib")
+        .filter(|(_, entry)| matches!(entry.node, Node::File(_) | Node::Symlink(_) | Node::HardLink(_)))
+        .filter_map(|(path, _)| library(path))
+        .collect();
+    for name in names {
+        let to = format!("usr/lib/{name}");
+        if tree.get(&to).is_none() && tree.get(&format!("lib/{name}")).is_none() {
+            let meta = Meta::root(0o777, tree.get("").map_or(0, |root| root.meta.mtime));
+            tree.insert(&to, Entry { meta, node: Node::Symlink(format!("../local/lib/{name}")) })?;
+        }
     }
     Ok(())
 }
