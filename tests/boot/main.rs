@@ -8,6 +8,7 @@
 
 mod example;
 mod guest;
+mod kernel;
 mod node;
 mod update;
 mod versions;

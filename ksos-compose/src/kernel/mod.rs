@@ -156,11 +156,20 @@ impl KernelFiles {
     /// # Errors
     /// [`KernelError::Missing`] when the package has none, [`KernelError::Read`], [`KernelError::Config`].
     pub fn read_config(&self, tree: &Tree) -> Result<KernelConfig, KernelError> {
+        let (path, text) = self.read_config_text(tree)?;
+        Ok(KernelConfig::parse(&path, &text)?)
+    }
+
+    /// Reads the kernel's configuration: its path and its text.
+    ///
+    /// # Errors
+    /// [`KernelError::Missing`] when the package has none, [`KernelError::Read`].
+    pub fn read_config_text(&self, tree: &Tree) -> Result<(String, String), KernelError> {
         let path = format!("boot/config-{}", self.release);
         let content = regular_file(tree, &path)
             .ok_or_else(|| KernelError::Missing { release: self.release.clone(), path: path.clone() })?;
         let bytes = content.read(4 << 20).map_err(|source| KernelError::Read { path: path.clone(), source })?;
-        Ok(KernelConfig::parse(&path, &String::from_utf8_lossy(&bytes))?)
+        Ok((path, String::from_utf8_lossy(&bytes).into_owned()))
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use ksos_formats::Arch;
 use serde::Serialize;
 
-use super::{Lock, Package, Resolved};
+use super::{Lock, Package, PinnedFile, Resolved};
 
 /// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,6 +72,13 @@ fn items(lock: &Lock) -> BTreeMap<Key<'_>, String> {
                 }
                 Resolved::Http(pinned) => {
                     items.insert((*arch, name.as_str(), None), pinned.sha256.hex());
+                }
+                Resolved::TinyCore(files) => {
+                    let item = |file: &PinnedFile| {
+                        let version = file.version.clone().unwrap_or_else(|| file.sha256.hex());
+                        ((*arch, name.as_str(), Some(file.name.clone())), version)
+                    };
+                    items.extend(files.iter().map(item));
                 }
                 Resolved::Oci(image) => {
                     items.insert((*arch, name.as_str(), None), image.manifest.digest.hex());

@@ -28,7 +28,17 @@
 //!   { kind = "config", media-type = "…", size = 1, sha256 = "…" },
 //!   { kind = "layer", media-type = "…", size = 1, sha256 = "…" },
 //! ]
+//!
+//! [x86_64.base]
+//! source = "tinycore"
+//! request = "…"
+//! files = [
+//!   { name = "corepure64.gz", path = "release/distribution_files/corepure64.gz", size = 1, sha256 = "…" },
+//!   { name = "nftables.tcz", path = "tcz/nftables.tcz", size = 1, sha256 = "…", version = "1.0.9", license = "GPL" },
+//! ]
 //! ```
+//!
+//! Files of a Tiny Core base are in the order in which they are laid over one another.
 //!
 //! The `sha256` of a container image is the digest of what its reference named: an index, or the manifest itself.
 //!
@@ -43,7 +53,7 @@ use ksos_formats::{Arch, Digest};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{Component, Lock, Package, Pinned, PinnedBy, PinnedImage, Resolved, VERSION};
+use super::{Component, Lock, Package, Pinned, PinnedBy, PinnedFile, PinnedImage, Resolved, VERSION};
 use crate::effects::fs::{self, FsError};
 use crate::oci::document::{ImageBlob, MAX_LAYERS};
 
@@ -142,6 +152,7 @@ enum Kind {
     Apt,
     Http,
     Oci,
+    TinyCore,
 }
 
 /// A component before it is known which keys its kind has. (A tagged enum would lose the places in the text.)
@@ -157,6 +168,18 @@ struct RawComponent {
     pinned_by: Option<PinnedBy>,
     reference: Option<String>,
     blobs: Option<Vec<Spanned<RawBlob>>>,
+    files: Option<Vec<Spanned<RawFile>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    name: String,
+    path: String,
+    size: u64,
+    sha256: Digest,
+    version: Option<String>,
+    license: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -242,17 +265,22 @@ impl Lock {
 
 fn convert(raw: Spanned<RawComponent>) -> Result<Component, (usize, String)> {
     let offset = raw.span().start;
-    let RawComponent { source, request, packages, url, sha256, size, pinned_by, reference, blobs } = raw.into_inner();
-    let resolved = match (source, packages, (url, sha256, size, pinned_by), (reference, blobs)) {
-        (Kind::Apt, Some(packages), (None, None, None, None), (None, None)) => convert_packages(packages)?,
-        (Kind::Http, None, (Some(url), Some(sha256), Some(size), Some(pinned_by)), (None, None)) => {
+    let RawComponent { source, request, packages, url, sha256, size, pinned_by, reference, blobs, files } =
+        raw.into_inner();
+    let resolved = match (source, packages, (url, sha256, size, pinned_by), (reference, blobs), files) {
+        (Kind::Apt, Some(packages), (None, None, None, None), (None, None), None) => convert_packages(packages)?,
+        (Kind::Http, None, (Some(url), Some(sha256), Some(size), Some(pinned_by)), (None, None), None) => {
             Resolved::Http(Pinned { url, sha256, size, pinned_by })
         }
-        (Kind::Oci, None, (None, Some(named), None, None), (Some(reference), Some(blobs))) => {
+        (Kind::Oci, None, (None, Some(named), None, None), (Some(reference), Some(blobs)), None) => {
             Resolved::Oci(convert_image(offset, reference, named, blobs)?)
+        }
+        (Kind::TinyCore, None, (None, None, None, None), (None, None), Some(files)) => {
+            Resolved::TinyCore(convert_files(files)?)
         }
         (Kind::Apt, ..) => return Err((offset, "an apt component has packages and nothing else".to_owned())),
         (Kind::Http, ..) => return Err((offset, "an http component has url, sha256, size and pinned-by".to_owned())),
+        (Kind::TinyCore, ..) => return Err((offset, "a Tiny Core base has files and nothing else".to_owned())),
         (Kind::Oci, ..) => return Err((offset, "a container image has reference, sha256 and blobs".to_owned())),
     };
     Ok(Component { request, resolved })
@@ -268,13 +296,34 @@ fn convert_packages(raw: Vec<Spanned<RawPackage>>) -> Result<Resolved, (usize, S
         if !seen.insert((name.clone(), architecture.clone())) {
             return Err((offset, format!("package {name}:{architecture} is there twice")));
         }
-        // It becomes part of a URL.
-        if path.starts_with('/') || path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        if !is_below(&path) {
             return Err((offset, format!("package {name}: {path:?} is not a path below a repository")));
         }
         packages.push(Package { name, architecture, version, repository, path, size, sha256, source, license });
     }
     Ok(Resolved::apt(packages))
+}
+
+/// Tells whether `path` names something below a repository: it becomes part of a URL.
+fn is_below(path: &str) -> bool {
+    !path.starts_with('/') && !path.split('/').any(|part| matches!(part, "" | "." | ".."))
+}
+
+fn convert_files(raw: Vec<Spanned<RawFile>>) -> Result<Vec<PinnedFile>, (usize, String)> {
+    let mut seen = BTreeSet::new();
+    let mut files = Vec::with_capacity(raw.len());
+    for file in raw {
+        let offset = file.span().start;
+        let RawFile { name, path, size, sha256, version, license } = file.into_inner();
+        if !seen.insert(name.clone()) {
+            return Err((offset, format!("file {name} is there twice")));
+        }
+        if !is_below(&path) {
+            return Err((offset, format!("file {name}: {path:?} is not a path below a mirror")));
+        }
+        files.push(PinnedFile { name, path, size, sha256, version, license });
+    }
+    Ok(files)
 }
 
 /// Blobs are a manifest, a configuration and layers, in this order.
@@ -325,7 +374,24 @@ fn write_component(text: &mut String, component: &Component) {
             text.push_str(&format!("sha256 = \"{sha256}\"\nsize = {size}\npinned-by = \"{pinned_by}\"\n"));
         }
         Resolved::Oci(image) => write_image(text, request, image),
+        Resolved::TinyCore(files) => {
+            text.push_str(&format!("source = \"tinycore\"\nrequest = \"{request}\"\nfiles = [\n"));
+            files.iter().for_each(|file| write_file(text, file));
+            text.push_str("]\n");
+        }
     }
+}
+
+fn write_file(text: &mut String, file: &PinnedFile) {
+    let PinnedFile { name, path, size, sha256, version, license } = file;
+    let (name, path) = (quote(name), quote(path));
+    text.push_str(&format!("  {{ name = {name}, path = {path}, size = {size}, sha256 = \"{sha256}\""));
+    for (key, value) in [("version", version), ("license", license)] {
+        if let Some(value) = value {
+            text.push_str(&format!(", {key} = {}", quote(value)));
+        }
+    }
+    text.push_str(" },\n");
 }
 
 fn write_image(text: &mut String, request: &Digest, image: &PinnedImage) {

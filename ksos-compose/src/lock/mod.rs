@@ -19,6 +19,7 @@ pub use self::format::{LockError, path_for, read, write};
 pub use self::reconcile::{Decision, Mode, Reason, ReconcileError, Reconciled, Update, Wanted, WouldChange, reconcile};
 pub use crate::source::http::{Pinned, PinnedBy};
 pub use crate::source::oci::PinnedImage;
+pub use crate::source::tinycore::PinnedFile;
 
 /// The version of the format that is written.
 pub const VERSION: u64 = 1;
@@ -69,6 +70,8 @@ pub enum Resolved {
     Http(Pinned),
     /// A container image.
     Oci(PinnedImage),
+    /// A Tiny Core base and extensions, in merge order.
+    TinyCore(Vec<PinnedFile>),
 }
 
 /// A Debian package.

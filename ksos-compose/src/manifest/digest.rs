@@ -5,7 +5,8 @@ use ksos_formats::digest::Hasher;
 use ksos_formats::{Arch, Digest};
 
 use super::types::{
-    AptRepository, AptSource, CargoSource, ContainerImage, FileSource, HttpSource, ImageContent, Manifest, Source,
+    AptRepository, AptSource, CargoSource, ContainerImage, FileSource, HttpSource, ImageContent, KernelSource,
+    Manifest, Source, TinyCoreSource,
 };
 
 /// Changed when the fields below are hashed in another way.
@@ -25,6 +26,8 @@ impl Manifest {
             Source::Http(http) => hash_http(http, self.image.arch, &mut hasher),
             Source::File(file) => hash_file(file, &mut hasher),
             Source::Cargo(cargo) => hash_cargo(cargo, &mut hasher),
+            Source::Kernel(kernel) => hash_kernel(kernel, &mut hasher),
+            Source::TinyCore(tinycore) => hash_tinycore(tinycore, self.image.arch, &mut hasher),
         }
         Some(hasher.finish())
     }
@@ -105,4 +108,25 @@ fn hash_cargo(source: &CargoSource, hasher: &mut Hasher) {
     hasher.field(package.as_bytes());
     hasher.field(profile.as_bytes());
     hasher.field(source.binary().as_bytes());
+}
+
+fn hash_kernel(source: &KernelSource, hasher: &mut Hasher) {
+    let KernelSource { from, base, base_file, base_component, config, compiler } = source;
+    hasher.field(from.as_bytes());
+    hasher.field(format!("{base:?} {compiler:?}").as_bytes());
+    hash_optional(base_file.as_ref().map(|path| path.text.as_str()), hasher);
+    hash_optional(base_component.as_deref(), hasher);
+    hasher.field(&(config.len() as u64).to_le_bytes());
+    config.iter().for_each(|path| hasher.field(path.text.as_bytes()));
+}
+
+fn hash_tinycore(source: &TinyCoreSource, arch: Arch, hasher: &mut Hasher) {
+    let TinyCoreSource { url, mirrors: _, path, base: _, extensions, kernel_release } = source;
+    hash_optional(url.as_deref(), hasher);
+    hash_optional(path.as_ref().map(|path| path.text.as_str()), hasher);
+    hash_optional(source.base(arch), hasher);
+    hash_optional(kernel_release.as_deref(), hasher);
+    // The order counts: a later extension's files win.
+    hasher.field(&(extensions.len() as u64).to_le_bytes());
+    extensions.iter().for_each(|name| hasher.field(name.as_bytes()));
 }

@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use ksos_formats::Arch;
 use serde_json::{Map, Value as Json, json};
 
+pub(crate) use check::suggest::nearest;
 pub use diagnostic::{Code, Diagnostic, Errors, Place, Severity, SourceFile, Style};
 pub use files::{Disk as DiskFiles, DiskWithout, Files, Memory, PathKind};
 pub use layers::{MAX_FILE_SIZE, MAX_FILES};

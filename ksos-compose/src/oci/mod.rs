@@ -244,7 +244,7 @@ fn descriptor(media_type: &str, sha256: &Digest, size: u64) -> Descriptor {
 }
 
 /// Formats a time as RFC 3339 says, in UTC.
-fn timestamp(seconds: i64) -> String {
+pub(crate) fn timestamp(seconds: i64) -> String {
     let moment = time::OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
     let format = time::macros::format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
     moment.format(format).unwrap_or_default()

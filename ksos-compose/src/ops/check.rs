@@ -8,7 +8,7 @@ use super::{Target, workloads};
 use crate::boot::{GrubConfig, grub_config};
 use crate::effects::fs;
 use crate::kernel::Requirement;
-use crate::manifest::{self, Errors, Loaded, PartitionRole};
+use crate::manifest::{self, Errors, Loaded, Manifest, PartitionRole, Source};
 use crate::proof::Severity;
 use crate::source::apt;
 
@@ -75,11 +75,19 @@ fn check_one(target: &Target) -> Checked {
                 manifest.services.len()
             );
             checked.warnings = loaded.warnings.iter().map(ToString::to_string).collect();
+            checked.warnings.extend(unsigned_kernel(manifest));
             checked.faults = faults(&loaded);
             check_workloads(&loaded, &mut checked);
         }
     }
     checked
+}
+
+/// Says that the image does not start under Secure Boot when its kernel is built here.
+pub fn unsigned_kernel(manifest: &Manifest) -> Option<String> {
+    let name = &manifest.kernel.component;
+    let built = manifest.components.get(name).is_some_and(|component| matches!(component.source, Source::Kernel(_)));
+    built.then(|| format!("component {name}: a kernel that is built here is not signed: Secure Boot refuses it"))
 }
 
 /// Checks the files that a good manifest names, and what derives from it.

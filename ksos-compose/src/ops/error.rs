@@ -12,6 +12,8 @@ use crate::source::apt::AptError;
 use crate::source::archive::ArchiveError;
 use crate::source::cargo::CargoError;
 use crate::source::http::HttpError;
+use crate::source::kernel::KernelBuildError;
+use crate::source::tinycore::TinyCoreError;
 
 /// Where a failure belongs (DESIGN.md, section 8).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,6 +169,14 @@ pub enum OpError {
         /// The path.
         path: String,
     },
+    /// A component would replace the boot loader's own files.
+    #[error("boot.files: component {component} has /{path}, which is the boot loader's own")]
+    BootFile {
+        /// The component.
+        component: String,
+        /// The path in the EFI system partition.
+        path: String,
+    },
     /// No component installs the runtime.
     #[error("no component installs {path}")]
     NoRuntime {
@@ -283,6 +293,22 @@ pub enum OpError {
         component: String,
         /// The cause.
         source: Box<CargoError>,
+    },
+    /// A kernel could not be built.
+    #[error("component {component}: {source}")]
+    KernelBuild {
+        /// The component.
+        component: String,
+        /// The cause.
+        source: Box<KernelBuildError>,
+    },
+    /// A Tiny Core base could not be had.
+    #[error("component {component}: {source}")]
+    TinyCore {
+        /// The component.
+        component: String,
+        /// The cause.
+        source: Box<TinyCoreError>,
     },
     /// `SOURCE_DATE_EPOCH` is not a number.
     #[error("SOURCE_DATE_EPOCH is {text:?}; expected seconds since 1970, below 2^32")]
@@ -530,6 +556,8 @@ impl OpError {
             | OpError::UnknownComponent { .. }
             | OpError::Reconcile(ReconcileError::Unknown { .. }) => Problem::Manifest,
             OpError::Cargo { source, .. } if source.is_download() => Problem::Source,
+            OpError::TinyCore { source, .. } if matches!(**source, TinyCoreError::NoBase { .. }) => Problem::Manifest,
+            OpError::TinyCore { .. } => Problem::Source,
             OpError::Steps { failures } => {
                 failures.iter().map(|(_, error)| error.problem()).max().unwrap_or(Problem::Build)
             }
@@ -548,6 +576,11 @@ impl OpError {
                 vec![format!("{option} uses a local archive or OCI layout instead")]
             }
             OpError::Cargo { component, source } => vec![source.hint(component)],
+            OpError::KernelBuild { component, source } => vec![source.hint(component)],
+            OpError::TinyCore { component, source } => {
+                let local = || format!("--component {component}=PATH uses a local file or directory instead");
+                vec![source.hint().map_or_else(local, str::to_owned)]
+            }
             OpError::Publish(error) => error.hints(),
             OpError::Flash(error) => error.hints(),
             OpError::Push(error) => error.hints(),

@@ -8,7 +8,7 @@ use ksos_formats::Arch;
 use super::build::Project;
 use super::{LockMode, OpError, Session, Target};
 use crate::lock::{self, Lock, Mode, Update};
-use crate::manifest::{self, ImageContent, Source};
+use crate::manifest::{self, ImageContent};
 
 pub use crate::lock::Change;
 
@@ -50,9 +50,8 @@ pub fn update(
 fn update_arch(session: &Session, manifest: &Path, arch: Arch, lock: &Lock, update: &Update) -> Result<Lock, OpError> {
     let target = Target { manifest: manifest.to_owned(), arch: Some(arch), ..Target::default() };
     let project = Project::load(session, &target, LockMode::default(), &FILES)?;
-    let lockable = |source: &Source| matches!(source, Source::Apt(_) | Source::Http(_));
     let manifest = project.manifest();
-    let components = manifest.components.iter().filter(|(_, component)| lockable(&component.source));
+    let components = manifest.components.iter().filter(|(_, component)| component.source.is_locked());
     let components = components.map(|(name, _)| (name.clone(), manifest.component_request_digest(name)));
     let images = manifest.container_images.iter();
     let images = images.filter(|(_, image)| !matches!(image.content, ImageContent::Built(_)));

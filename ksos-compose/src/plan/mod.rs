@@ -17,10 +17,10 @@ use serde::Serialize;
 use crate::graph::{Input, Step};
 use crate::manifest::{Manifest, OutputFormat, PartitionRole};
 pub use resolved::{
-    Download, ImageSource, LocalTree, Package, Program, Resolved, ResolvedComponent, ResolvedImage, Trust,
-    update_config,
+    Download, ImageSource, KernelBuild, KernelBuildBase, LocalTree, Package, Program, Resolved, ResolvedComponent,
+    ResolvedImage, TinyCoreFile, TinyCorePlace, Trust, update_config,
 };
-pub use steps::{ImageBlobs, ModulesTask, Part, SYSTEM_IMAGE, Selection, Task};
+pub use steps::{ImageBlobs, KernelTask, ModulesTask, Part, SYSTEM_IMAGE, Selection, Task};
 
 /// A plan.
 #[derive(Debug, Clone, Serialize)]

@@ -58,6 +58,12 @@ pub fn list(inputs: &Inputs<'_>) -> Vec<ListedPackage> {
             (Resolved::Download(_), Some(Source::Http(http))) => {
                 http.version.iter().for_each(|version| add(component, version));
             }
+            (Resolved::TinyCore(files), _) => {
+                for file in files {
+                    let digest = file.pinned.sha256.hex();
+                    add(&file.pinned.name, file.pinned.version.as_deref().unwrap_or(&digest[..12]));
+                }
+            }
             _ => {}
         }
     }

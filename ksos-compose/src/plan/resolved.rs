@@ -6,11 +6,13 @@ use ksos_formats::Digest;
 use ksos_formats::runtime::UpdateConfig;
 use ksos_formats::update::KeySet;
 
-use crate::manifest::Manifest;
+use crate::manifest::{KernelCompiler, Manifest};
 use crate::oci::reference::Reference;
 use crate::source::apt::Pinned;
 use crate::source::archive::Format;
+use crate::source::kernel::{Base, Fragment};
 use crate::source::oci::PinnedImage;
+use crate::source::tinycore;
 use crate::tree::Tree;
 
 /// What a node trusts.
@@ -53,6 +55,10 @@ pub enum Resolved {
     Directory(LocalTree),
     /// A program to build.
     Program(Program),
+    /// A kernel to build.
+    Kernel(KernelBuild),
+    /// A Tiny Core base and extensions, in merge order.
+    TinyCore(Vec<TinyCoreFile>),
 }
 
 /// A container image with its pinned blobs.
@@ -148,6 +154,52 @@ pub struct Program {
     pub profile: String,
     /// What names the compiler; empty when none is installed here.
     pub toolchain: String,
+}
+
+/// A kernel to build from source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelBuild {
+    /// The component.
+    pub component: String,
+    /// The component with the source.
+    pub from: String,
+    /// What the fragments are laid over.
+    pub base: KernelBuildBase,
+    /// Fragments, in order.
+    pub fragments: Vec<Fragment>,
+    /// The compiler.
+    pub compiler: KernelCompiler,
+    /// What names the compiler; empty when it is not installed here.
+    pub toolchain: String,
+}
+
+/// What the fragments of a kernel are laid over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KernelBuildBase {
+    /// A configuration that is there.
+    Known(Base),
+    /// The `boot/config-R` of a component.
+    Component(String),
+}
+
+/// A base or an extension of Tiny Core Linux.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TinyCoreFile {
+    /// The file, pinned.
+    pub pinned: tinycore::PinnedFile,
+    /// Base or extension.
+    pub kind: tinycore::Kind,
+    /// Where it may be had, or where it is on this machine.
+    pub place: TinyCorePlace,
+}
+
+/// Where a base or an extension is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TinyCorePlace {
+    /// On mirrors.
+    Urls(Vec<String>),
+    /// On this machine.
+    Path(PathBuf),
 }
 
 /// Returns what the node is told about updates; nothing when it takes none.

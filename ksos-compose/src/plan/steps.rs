@@ -7,12 +7,16 @@ use std::path::PathBuf;
 use ksos_formats::boot::ImageId;
 use serde::Serialize;
 
-use super::resolved::{Download, ImageSource, Package, Program, Resolved, ResolvedImage};
+use super::resolved::{
+    Download, ImageSource, KernelBuild, KernelBuildBase, Package, Program, Resolved, ResolvedImage, TinyCoreFile,
+    TinyCorePlace,
+};
 use super::{Inputs, digest_of};
 use crate::graph::{Input, Pool, Step};
 use crate::manifest::{BuiltImage, Component, Destination, ImageContent, Install, OutputFormat, Source, Unpack};
 use crate::oci::document::ImageBlob;
 use crate::source::archive::Format;
+use crate::source::tinycore;
 
 /// Name of the step that makes the container image of the whole system.
 pub const SYSTEM_IMAGE: &str = "system-image";
@@ -53,6 +57,17 @@ pub enum Task {
         /// The file on this machine, when it is not the output of a fetch.
         path: Option<PathBuf>,
     },
+    /// Unpacks a base or an extension of Tiny Core Linux: outputs `index`, `pack`.
+    UnpackTinyCore {
+        /// File name.
+        name: String,
+        /// Which of the two.
+        kind: tinycore::Kind,
+        /// The file on this machine, when it is not the output of a fetch.
+        path: Option<PathBuf>,
+    },
+    /// Builds a kernel: outputs `index`, `pack`.
+    KernelBuild(KernelTask),
     /// Builds a program: output `binary`.
     Cargo(Program),
     /// Reads the modules of the kernel: output `modules`.
@@ -109,6 +124,17 @@ pub enum Task {
     },
     /// Adds the boot configuration: output `initramfs`.
     Initramfs,
+}
+
+/// A kernel to build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelTask {
+    /// Configuration and compiler.
+    pub build: KernelBuild,
+    /// The component with the source.
+    pub source: Part,
+    /// The component whose configuration the fragments are laid over.
+    pub base: Option<Part>,
 }
 
 /// Patterns of modules to select.
@@ -196,8 +222,12 @@ type StepInputs = BTreeMap<String, Input>;
 impl Builder<'_> {
     fn all(&mut self, image: &ImageId) -> BTreeMap<String, (Part, StepInputs)> {
         let mut parts: BTreeMap<String, (Part, StepInputs)> = BTreeMap::new();
-        for (name, component) in &self.inputs.manifest.components {
-            let part = self.component(name, component);
+        // A kernel that is built comes after the component with its source.
+        let built = |component: &Component| matches!(component.source, Source::Kernel(_));
+        let mut components: Vec<(&String, &Component)> = self.inputs.manifest.components.iter().collect();
+        components.sort_by_key(|(_, component)| built(component));
+        for (name, component) in components {
+            let part = self.component(name, component, &parts);
             parts.insert(name.clone(), part);
         }
         let (kernel, kernel_inputs) = parts.get(&self.inputs.manifest.kernel.component).cloned().unwrap_or_default();
@@ -245,14 +275,19 @@ impl Builder<'_> {
         name
     }
 
-    fn component(&mut self, name: &str, component: &Component) -> (Part, StepInputs) {
+    fn component(
+        &mut self,
+        name: &str,
+        component: &Component,
+        parts: &BTreeMap<String, (Part, StepInputs)>,
+    ) -> (Part, StepInputs) {
         let Component { source, include, exclude, into: _, enabled: _ } = component;
         let resolved = self.inputs.components.get(name);
         let mut program = None;
         let mut selection = match source {
             Source::Http(http) => unpack_selection(&http.unpack, |text| http.expand(text, self.inputs.arch)),
             Source::File(file) => unpack_selection(&file.unpack, str::to_owned),
-            Source::Apt(_) => Selection::default(),
+            Source::Apt(_) | Source::Kernel(_) | Source::TinyCore(_) => Selection::default(),
             Source::Cargo(cargo) => {
                 let place = cargo.install_to.relative().to_owned();
                 match resolved.map(|resolved| &resolved.content) {
@@ -274,7 +309,7 @@ impl Builder<'_> {
         let mut part = Part { name: name.to_owned(), inputs: Vec::new(), selection, program };
         let mut inputs = StepInputs::new();
         let Some(resolved) = resolved else { return (part, inputs) };
-        for (input, from) in self.content(name, &resolved.content) {
+        for (input, from) in self.content(name, &resolved.content, parts) {
             part.inputs.push(input.clone());
             inputs.insert(input, from);
         }
@@ -282,8 +317,15 @@ impl Builder<'_> {
     }
 
     /// Adds the steps that make a component's trees; returns an input name and its source for each tree.
-    fn content(&mut self, name: &str, content: &Resolved) -> Vec<(String, Input)> {
+    fn content(
+        &mut self,
+        name: &str,
+        content: &Resolved,
+        parts: &BTreeMap<String, (Part, StepInputs)>,
+    ) -> Vec<(String, Input)> {
         match content {
+            Resolved::Kernel(build) => vec![self.kernel_build(name, build, parts)],
+            Resolved::TinyCore(files) => files.iter().map(|file| self.tinycore(name, file)).collect(),
             Resolved::Packages(packages) => packages.iter().map(|package| self.package(package)).collect(),
             Resolved::Download(download) => {
                 let fetch =
@@ -310,6 +352,64 @@ impl Builder<'_> {
                 vec![(name.to_owned(), Input::Output { step: self.add(step), output: "binary".to_owned() })]
             }
         }
+    }
+
+    fn tinycore(&mut self, component: &str, file: &TinyCoreFile) -> (String, Input) {
+        let TinyCoreFile { pinned, kind, place } = file;
+        let tinycore::PinnedFile { name, path: _, size, sha256, version: _, license: _ } = pinned;
+        let title = format!("{component} {name}");
+        let (path, blob) = match place {
+            TinyCorePlace::Path(path) => (Some(path.clone()), Input::Digest(*sha256)),
+            TinyCorePlace::Urls(urls) => {
+                let download = Download {
+                    urls: urls.clone(),
+                    name: name.clone(),
+                    size: Some(*size),
+                    sha256: *sha256,
+                    limit: *size,
+                    format: None,
+                    package: None,
+                };
+                let fetch = self.push(&format!("fetch {title}"), "fetch", 1, Pool::Network, Task::Fetch(download));
+                let step = self.add(fetch.parameter("sha256", sha256));
+                (None, Input::Output { step, output: "blob".to_owned() })
+            }
+        };
+        let task = Task::UnpackTinyCore { name: name.clone(), kind: *kind, path };
+        let step = self.push(&format!("unpack {title}"), "unpack-tinycore", 1, Pool::Processor, task);
+        let step = self.add(step.parameter("kind", kind).input("blob", blob));
+        (title, Input::Output { step, output: "index".to_owned() })
+    }
+
+    fn kernel_build(
+        &mut self,
+        name: &str,
+        build: &KernelBuild,
+        parts: &BTreeMap<String, (Part, StepInputs)>,
+    ) -> (String, Input) {
+        let KernelBuild { component: _, from, base, fragments, compiler, toolchain } = build;
+        let (source, mut inputs) = parts.get(from).cloned().unwrap_or_default();
+        let (base_config, base) = match base {
+            KernelBuildBase::Known(base) => (Some(base), None),
+            KernelBuildBase::Component(component) => {
+                let (part, more) = parts.get(component).cloned().unwrap_or_default();
+                inputs.extend(more);
+                (None, Some(part))
+            }
+        };
+        // What is required only checks, and the proof checks it again: it is no part of the key.
+        let task = KernelTask { build: build.clone(), source: source.clone(), base: base.clone() };
+        let step = self.push(&format!("kernel {name}"), "kernel-build", 1, Pool::Processor, Task::KernelBuild(task));
+        let step = step
+            .parameter("source", &source)
+            .parameter("base", &base_config)
+            .parameter("base-component", &base)
+            .parameter("fragments", &digest_of(fragments))
+            .parameter("compiler", compiler)
+            .parameter("toolchain", toolchain)
+            .parameter("arch", &self.inputs.arch)
+            .inputs(&inputs);
+        (name.to_owned(), Input::Output { step: self.add(step), output: "index".to_owned() })
     }
 
     fn package(&mut self, package: &Package) -> (String, Input) {
@@ -451,7 +551,7 @@ impl Builder<'_> {
             Source::Cargo(cargo) => cargo.install_to.relative() == place,
             Source::File(file) => installs(&file.unpack, place),
             Source::Http(http) => installs(&http.unpack, place),
-            Source::Apt(_) => false,
+            Source::Apt(_) | Source::Kernel(_) | Source::TinyCore(_) => false,
         });
         found.and_then(|(name, _)| parts.get(name)).cloned().unwrap_or_default()
     }

@@ -4,4 +4,6 @@ pub mod apt;
 pub mod archive;
 pub mod cargo;
 pub mod http;
+pub mod kernel;
 pub mod oci;
+pub mod tinycore;

@@ -152,6 +152,10 @@ fn word(name: &str, text: &str) -> Result<(), Wrong> {
             alphanumeric(first) && all(b".+~_-", &alphanumeric) && !text.contains(".."),
             "a version of letters, digits, `.`, `+`, `~`, `_` and `-`",
         ),
+        "extension-name" => {
+            let valid = alphanumeric(first) && all(b"+._~-", &alphanumeric) && text.len() <= 128;
+            require(valid, "the name of an extension: \"iptables\"")
+        }
         "crate-name" => {
             let valid = (alphanumeric(first) || first == b'_') && all(b"_-", &alphanumeric);
             require(valid, "a name of letters, digits, `_` and `-`")

@@ -23,6 +23,8 @@ pub(super) fn check(context: &mut Context<'_>) {
         match node.get("source").and_then(Node::text) {
             Some("apt") => check_apt(context, &path, entry),
             Some("http") => check_http(context, &path, entry),
+            Some("kernel") => check_kernel(context, &path, node),
+            Some("tinycore") => check_tinycore(context, &path, entry),
             _ => {}
         }
         check_unpack(context, &path, node);
@@ -35,6 +37,10 @@ pub(super) fn check(context: &mut Context<'_>) {
             context.reference("components", name, node.span);
         }
     }
+    for (name, span) in tree.at(&["boot", "files"]).into_iter().flat_map(Node::texts) {
+        context.reference("components", name, span);
+    }
+    context.repeated(tree.at(&["boot", "files"]), "boot.files");
     check_unused(context);
 }
 
@@ -87,6 +93,51 @@ fn check_http(context: &mut Context<'_>, path: &str, entry: &Entry) {
     }
 }
 
+/// One place for each thing that can be stated in several ways.
+fn check_kernel(context: &mut Context<'_>, path: &str, node: &Node) {
+    for key in ["from", "base-component"] {
+        if let Some((node, name)) = node.get(key).and_then(|node| Some((node, node.text()?))) {
+            context.reference("components", name, node.span);
+        }
+    }
+    let bases = ["base", "base-file", "base-component"].map(|key| Some((key, node.get(key)?)));
+    let mut bases = bases.into_iter().flatten();
+    if let (Some((one, first)), Some((two, second))) = (bases.next(), bases.next()) {
+        let message = format!("`{path}` has both `{one}` and `{two}`");
+        context.clash(Code::Conflict, second.span, message, "expected one of them", (first.span, "the other"));
+    }
+    context.repeated(node.get("config"), &format!("{path}.config"));
+    // A component made from this one would need itself.
+    for key in ["from", "base-component"] {
+        let Some(reference) = node.get(key) else { continue };
+        let other = reference.text().and_then(|name| context.tree.at(&["components", name, "source"]));
+        if other.and_then(Node::text) == Some("kernel") {
+            let message = format!("`{path}.{key}` is a kernel that is built here");
+            context.error(Code::Conflict, reference.span, message, "expected a component that is not built");
+        }
+    }
+}
+
+fn check_tinycore(context: &mut Context<'_>, path: &str, entry: &Entry) {
+    let node = &entry.node;
+    match (node.get("url"), node.get("path")) {
+        (None, None) => {
+            let message = format!("`{path}` has neither `url` nor `path`");
+            context.error(Code::MissingKey, entry.key, message, "expected one of them");
+        }
+        (Some(url), Some(local)) => {
+            let message = format!("`{path}` has both `url` and `path`");
+            context.clash(Code::Conflict, local.span, message, "expected one of them", (url.span, "the other"));
+        }
+        _ => {}
+    }
+    if let (None, Some(mirrors)) = (node.get("url"), node.get("mirrors")) {
+        let message = format!("`{path}.mirrors` are other places of `url`, which is not stated");
+        context.warning(Code::Conflict, mirrors.span, message, "has no effect");
+    }
+    context.repeated(node.get("extensions"), &format!("{path}.extensions"));
+}
+
 fn check_unpack(context: &mut Context<'_>, path: &str, node: &Node) {
     if let (Some(install), Some(prefix)) = (node.get("install"), node.get("prefix")) {
         let message = format!("`{path}` has both `install` and `prefix`");
@@ -124,7 +175,13 @@ fn check_unused(context: &mut Context<'_>) {
     let tree = context.tree;
     let fixed = FIXED.into_iter().filter_map(|keys| tree.at(keys));
     let images = tree.entries("container-images").filter_map(|(_, entry)| entry.node.get("component"));
-    let used: Vec<&str> = fixed.chain(images).filter_map(Node::text).collect();
+    let kernels = tree.entries("components").flat_map(|(_, entry)| {
+        let node = &entry.node;
+        let kernel = node.get("source").and_then(Node::text) == Some("kernel");
+        ["from", "base-component"].into_iter().filter_map(move |key| node.get(key).filter(|_| kernel))
+    });
+    let files = tree.at(&["boot", "files"]).into_iter().flat_map(Node::texts).map(|(name, _)| name);
+    let used: Vec<&str> = fixed.chain(images).chain(kernels).filter_map(Node::text).chain(files).collect();
     for (name, entry) in tree.entries("components") {
         let Some(into) = entry.node.get("into").filter(|into| into.text() == Some("none")) else { continue };
         if !used.contains(&name.as_str()) {

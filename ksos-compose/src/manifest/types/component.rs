@@ -80,6 +80,11 @@ pub enum Source {
     File(FileSource),
     /// A program built from a Cargo workspace.
     Cargo(CargoSource),
+    /// A kernel built from its source.
+    Kernel(KernelSource),
+    /// A Tiny Core Linux base with extensions.
+    #[serde(rename = "tinycore")]
+    TinyCore(TinyCoreSource),
 }
 
 impl Source {
@@ -90,6 +95,17 @@ impl Source {
             Source::Http(_) => "http",
             Source::File(_) => "file",
             Source::Cargo(_) => "cargo",
+            Source::Kernel(_) => "kernel",
+            Source::TinyCore(_) => "tinycore",
+        }
+    }
+
+    /// Tells whether the lock file has what it is resolved to; the others are files of this machine.
+    pub fn is_locked(&self) -> bool {
+        match self {
+            Source::Apt(_) | Source::Http(_) => true,
+            Source::TinyCore(source) => source.url.is_some(),
+            Source::File(_) | Source::Cargo(_) | Source::Kernel(_) => false,
         }
     }
 }
@@ -293,5 +309,112 @@ impl CargoSource {
     /// Returns the name of the binary.
     pub fn binary(&self) -> &str {
         self.bin.as_deref().unwrap_or(&self.package)
+    }
+}
+
+/// A kernel built from its source by make, a C compiler and the tools that it asks for; cross-compiled when it must be.
+/// It is not signed: it does not start under Secure Boot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct KernelSource {
+    /// Component with the source: one `linux-*.tar.*` (as in Debian's `linux-source-6.12`, or a download with
+    /// `format = "raw"`), or the tree itself.
+    pub from: String,
+    /// The kernel's own configuration that the fragments are laid over. `defconfig` when nothing is stated.
+    #[serde(default)]
+    #[schemars(with = "KernelBase")]
+    pub base: Option<KernelBase>,
+    /// A whole configuration to lay the fragments over, instead of `base`.
+    #[serde(default)]
+    #[schemars(with = "HostPath")]
+    pub base_file: Option<HostPath>,
+    /// Component of a packaged kernel whose `boot/config-R` the fragments are laid over, instead of `base`.
+    #[serde(default)]
+    #[schemars(with = "String")]
+    pub base_component: Option<String>,
+    /// Fragments: files of `CONFIG_NAME=value` and `# CONFIG_NAME is not set`, in order; a later one wins. An option that
+    /// does not come out as asked for fails the build.
+    #[serde(default)]
+    pub config: Vec<HostPath>,
+    /// The compiler.
+    #[serde(default)]
+    pub compiler: KernelCompiler,
+}
+
+/// A configuration that every kernel source has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum KernelBase {
+    /// What the architecture's maintainers suggest.
+    #[default]
+    Defconfig,
+    /// The smallest kernel.
+    Tinyconfig,
+}
+
+impl KernelBase {
+    /// Returns the make target.
+    pub fn target(self) -> &'static str {
+        match self {
+            KernelBase::Defconfig => "defconfig",
+            KernelBase::Tinyconfig => "tinyconfig",
+        }
+    }
+}
+
+/// What compiles a kernel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub enum KernelCompiler {
+    /// gcc and binutils, with the prefix of the target (`aarch64-linux-gnu-`) when that is another architecture.
+    #[default]
+    Gcc,
+    /// clang and lld.
+    Llvm,
+}
+
+/// A Tiny Core Linux base (`corepure64.gz`) with extensions (`.tcz`) and what these depend on. Scripts of extensions are
+/// not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(inline)]
+pub struct TinyCoreSource {
+    /// Address of a release on a mirror: `http://tinycorelinux.net/15.x/x86_64`, with `tcz/` below.
+    #[serde(default)]
+    #[schemars(with = "texts::Url")]
+    pub url: Option<String>,
+    /// Other addresses of the same release, tried in order.
+    #[serde(default)]
+    #[schemars(with = "Vec<texts::Url>")]
+    pub mirrors: Vec<String>,
+    /// A directory of this machine instead of a mirror: laid out like one, or with all files in it.
+    #[serde(default)]
+    #[schemars(with = "HostPath")]
+    pub path: Option<HostPath>,
+    /// The base, below `url` or `path`: `release/distribution_files/corepure64.gz` when it is not stated, on x86_64.
+    #[serde(default)]
+    #[schemars(with = "texts::InstallFrom")]
+    pub base: Option<String>,
+    /// Extensions to take, by name: `iptables`.
+    #[serde(default)]
+    #[schemars(with = "Vec<texts::ExtensionName>")]
+    pub extensions: Vec<String>,
+    /// What `KERNEL` in names of extensions stands for. The release of the base's own modules when it is not stated.
+    #[serde(default)]
+    #[schemars(with = "texts::Version")]
+    pub kernel_release: Option<String>,
+}
+
+impl TinyCoreSource {
+    /// Returns the path of the base below the release, where it is known for `arch`.
+    pub fn base(&self, arch: Arch) -> Option<&str> {
+        match (&self.base, arch) {
+            (Some(base), _) => Some(base),
+            (None, Arch::X86_64) => Some("release/distribution_files/corepure64.gz"),
+            (None, Arch::Arm64) => None,
+        }
     }
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use cache::{CacheMode, CacheModeError, CacheSettings};
 pub use component::{
     AptRepository, AptSource, ArchiveFormat, CargoSource, Component, Destination, FileSource, HttpSource, Install,
-    Source, Unpack,
+    KernelBase, KernelCompiler, KernelSource, Source, TinyCoreSource, Unpack,
 };
 pub use service::{BuiltImage, ContainerImage, ImageContent, Limits, Service, Workloads};
 pub use settings::{Engine, Kubernetes, NodeSettings};

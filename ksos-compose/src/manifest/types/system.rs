@@ -55,6 +55,9 @@ pub struct Boot {
     /// Directory with the files of GRUB for BIOS. Without it, the image boots by UEFI only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bios: Option<BootFile>,
+    /// Components whose trees go into the EFI system partition beside the boot loader: what a board's own firmware reads.
+    #[serde(default)]
+    pub files: Vec<String>,
     /// Seconds that the boot menu waits.
     #[serde(default)]
     #[schemars(range(min = 0, max = 3600))]

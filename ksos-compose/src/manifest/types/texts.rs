@@ -37,6 +37,7 @@ texts! {
     ArchiveName: "ksos-archive-name", Some("^[A-Za-z0-9][A-Za-z0-9._/-]*$");
     CrateName: "ksos-crate-name", Some("^[A-Za-z0-9_][A-Za-z0-9_-]*$");
     Days: "ksos-days", None;
+    ExtensionName: "ksos-extension-name", Some("^[A-Za-z0-9][A-Za-z0-9+._~-]*$");
     Hostname: "ksos-hostname", Some("^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$");
     ImageDigest: "ksos-image-digest", Some("^sha256:[0-9a-f]{64}$");
     ImageName: "ksos-image-name", Some("^[a-z0-9][a-z0-9-]*$");

@@ -1,7 +1,7 @@
 //! The disk image: GPT, ESP and system slot A are written straight into one temporary file, which becomes the artifact
 //! by a rename. Slot B is empty; the data partition is blank, and the node formats and grows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use ksos_formats::boot::{self, RootImage, SlotMetadata};
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::proof;
 use super::resolve::Project;
+use super::root::RootError;
 use crate::artifact::disk::{self, BiosBoot, DiskSpec, Extent, PartitionContent};
 use crate::artifact::window::Window;
 use crate::artifact::{ext4, fat};
@@ -22,6 +23,7 @@ use crate::manifest::PartitionRole;
 use crate::ops::{OpError, Session};
 use crate::plan::{PartitionPlan, Plan};
 use crate::proof::{Budgets, budget};
+use crate::source::archive::merge::Merger;
 use crate::tree::{Content, Entry, Meta, Node, Tree};
 
 /// How full a partition is.
@@ -55,6 +57,8 @@ pub(super) struct Files {
     root_image: RootImage,
     pub(super) shim: Content,
     pub(super) grub: Content,
+    /// What else goes into the ESP, by component.
+    esp: Vec<(String, Tree)>,
     release: String,
 }
 
@@ -157,6 +161,7 @@ pub(super) fn files(
             _ => Err(OpError::NoFile { component: component.to_owned(), path: path.to_owned() }),
         }
     };
+    let esp = boot.files.iter().map(|name| Ok((name.clone(), tree_of(name)?))).collect::<Result<_, OpError>>()?;
     let index: ModuleIndex = executor.json(&outputs["kernel"]["modules"])?;
     Ok(Files {
         kernel: file_of(&project.manifest().kernel.component, &format!("boot/vmlinuz-{}", index.release))?,
@@ -166,6 +171,7 @@ pub(super) fn files(
         root_image: executor.json(&outputs["root"]["root"])?,
         shim: file_of(&boot.shim.component, boot.shim.path.relative())?,
         grub: file_of(&boot.grub.component, boot.grub.path.relative())?,
+        esp,
         release: index.release,
     })
 }
@@ -231,6 +237,24 @@ fn esp_tree(project: &Project, plan: &Plan, files: &Files) -> Result<Tree, OpErr
         file(&mut tree, path, Content::inline(bytes), epoch);
     }
     put_loaders(&mut tree, plan, files);
+    board_files(tree, &files.esp, epoch)
+}
+
+/// Adds what the board's own firmware reads. FAT does not tell cases apart.
+fn board_files(own: Tree, components: &[(String, Tree)], epoch: u64) -> Result<Tree, OpError> {
+    let names: BTreeSet<String> = own.iter().map(|(path, _)| path.to_lowercase()).collect();
+    let mut merger = Merger::new(epoch as i64);
+    merger.merge(own, "boot loader").map_err(RootError::from)?;
+    for (component, tree) in components {
+        for (path, entry) in tree.iter() {
+            if entry.node != Node::Directory && names.contains(&path.to_lowercase()) {
+                return Err(OpError::BootFile { component: component.clone(), path: path.to_owned() });
+            }
+        }
+        merger.merge(tree.clone(), component).map_err(RootError::from)?;
+    }
+    let mut tree = merger.finish().tree;
+    crate::assemble::clamp_times(&mut tree, epoch);
     Ok(tree)
 }
 

@@ -23,7 +23,10 @@ use crate::manifest::{self, Manifest, ModulePattern, PartitionRole};
 use crate::oci;
 use crate::oci::document::ImageBlob;
 use crate::ops::{OpError, Session};
-use crate::plan::{Download, ImageSource, Part, Plan, Program, Resolved, ResolvedImage, Selection, Task, identity};
+use crate::plan::{
+    Download, ImageSource, KernelBuildBase, KernelTask, Part, Plan, Program, Resolved, ResolvedImage, Selection, Task,
+    identity,
+};
 use crate::proof::{Finding, Place};
 use crate::sbom;
 use crate::source;
@@ -73,6 +76,16 @@ impl Execute for Executor<'_> {
                     }
                 }
             }
+            Task::UnpackTinyCore { name, kind, path } => {
+                let path = match path {
+                    Some(path) => self.take(path, &step.inputs["blob"])?,
+                    None => self.blob(step, "blob", inputs).path,
+                };
+                let unpacked = source::tinycore::unpack(self.cache, &path, name, *kind);
+                let component = step.name.split(' ').nth(1).unwrap_or_default().to_owned();
+                self.store(&unpacked.map_err(|source| OpError::TinyCore { component, source: Box::new(source) })?)
+            }
+            Task::KernelBuild(task) => self.kernel_build(step, task, inputs),
             Task::Cargo(program) => Ok([("binary".to_owned(), self.cargo(program)?)].into()),
             Task::KernelIndex(part) => {
                 let tree = self.part(step, part, inputs)?;
@@ -212,6 +225,44 @@ impl<'a> Executor<'a> {
         Ok(blob)
     }
 
+    /// Builds a kernel from the source that a component has.
+    fn kernel_build(&self, step: &Step, task: &KernelTask, inputs: &StepOutputs) -> Result<Outputs, OpError> {
+        let KernelTask { build, source, base } = task;
+        let base = match (&build.base, base) {
+            (KernelBuildBase::Known(base), _) => base.clone(),
+            (KernelBuildBase::Component(_), part) => {
+                let tree = self.part(step, part.as_ref().unwrap_or(&Part::default()), inputs)?;
+                let (name, text) = kernel::KernelFiles::find(&tree)?.read_config_text(&tree)?;
+                source::kernel::Base::Text(source::kernel::Fragment { name, text })
+            }
+        };
+        // A kernel that is not the image's own may be anything.
+        let required = match build.component == self.manifest.kernel.component {
+            true => proof::requirements(self.manifest, &self.project.required_options)?,
+            false => Vec::new(),
+        };
+        let environment = self.session.environment.pairs();
+        let wanted = source::kernel::Build {
+            source: &self.part(step, source, inputs)?,
+            base: &base,
+            fragments: &build.fragments,
+            required: &required,
+            arch: self.plan.image.arch,
+            compiler: build.compiler,
+            component: &build.component,
+            cache: self.cache,
+            environment: &environment,
+            jobs: self.session.jobs,
+        };
+        let component = &build.component;
+        let built = source::kernel::build(&wanted, &mut |_| {})
+            .map_err(|source| OpError::KernelBuild { component: component.clone(), source: Box::new(source) })?;
+        let note = |text: &str| self.session.reporter.note(&format!("component {component}: {text}"));
+        built.notes.iter().for_each(|text| note(text));
+        note(&format!("kernel {} built in {} s", built.release, built.seconds));
+        self.store(&built.unpacked)
+    }
+
     /// Returns Debian's cross toolchain, fetched on first use.
     fn cross_toolchain(&self, build: &cargo::Build<'_>) -> Result<cargo::toolchain::Toolchain, CargoError> {
         let host = apt::mirror::host_uris(std::path::Path::new("/etc/apt"));
@@ -287,6 +338,13 @@ impl<'a> Executor<'a> {
                 _ => self.index(&self.blob(step, piece, inputs))?,
             };
             archive::merge::merge(&mut merged, tree, piece).map_err(root::RootError::Merge)?;
+        }
+        if matches!(self.project.components.get(name), Some(component) if matches!(component.content, Resolved::TinyCore(_)))
+        {
+            source::tinycore::link_libraries(&mut merged).map_err(|error| {
+                let origin = name.clone();
+                root::RootError::Merge(archive::merge::MergeError::Tree { origin, error })
+            })?;
         }
         let rules = rules(selection);
         select(merged, &rules).map_err(|source| OpError::Select { component: name.clone(), source })
@@ -404,6 +462,9 @@ impl<'a> Executor<'a> {
         for part in parts {
             components.push((part.name.clone(), self.part(step, part, inputs)?));
         }
+        for (name, tree) in &components {
+            self.tell_start_scripts(name, tree);
+        }
         let container_images = self.plan.images.iter().map(|image| {
             let blobs: Vec<Blob> = image.inputs.keys().map(|name| self.blob(step, name, inputs)).collect();
             CarriedImage {
@@ -476,6 +537,16 @@ impl<'a> Executor<'a> {
         let mut listed = listed.context("read the contents of", Path::new("/"))?;
         listed.licences = super::supply::licences(self.project, self.plan, self.cache, inputs)?;
         Ok(graph::json_blob(self.cache, &listed)?)
+    }
+
+    /// Says which scripts of Tiny Core extensions are in the image and not run.
+    fn tell_start_scripts(&self, component: &str, tree: &Tree) {
+        let scripts = source::tinycore::start_scripts(tree);
+        if !scripts.is_empty() {
+            let list = scripts.join(", ");
+            let note = format!("component {component}: nobody runs what is in /usr/local/tce.installed: {list}");
+            self.session.reporter.note(&note);
+        }
     }
 
     /// Says which component's file replaced another's, and what the proof found worth knowing. What overlays replace is

@@ -48,7 +48,11 @@ impl Project {
             let digest = match local::content(&path, raw, self.epoch, stats, watch)? {
                 Resolved::Directory(tree) => tree.digest,
                 Resolved::File { digest, .. } => digest,
-                Resolved::Packages(_) | Resolved::Download(_) | Resolved::Program(_) => continue,
+                Resolved::Packages(_)
+                | Resolved::Download(_)
+                | Resolved::Program(_)
+                | Resolved::Kernel(_)
+                | Resolved::TinyCore(_) => continue,
             };
             self.local_images.insert(name.clone(), (path, digest));
         }

@@ -22,6 +22,7 @@ pub mod release;
 pub mod remote;
 mod resolve;
 pub mod root;
+mod sources;
 mod stamp;
 pub mod supply;
 

@@ -53,7 +53,7 @@ pub fn check(subject: &Subject<'_>, cache: &Cache) -> Result<Vec<Finding>, OpErr
     let Subject { manifest, plan, root, initramfs, kernel, .. } = subject;
     let files = KernelFiles::find(kernel)?;
     let config = kernel_config(kernel, &files)?;
-    let requirements = requirements(subject)?;
+    let requirements = requirements(manifest, subject.required_options)?;
     let services: BTreeMap<String, ServiceConfig> =
         manifest.services.iter().map(|(name, service)| (name.clone(), service_config(service))).collect();
     let asked = |lists: &[&[ModulePattern]]| -> Vec<String> {
@@ -130,12 +130,16 @@ fn kernel_config(kernel: &Tree, files: &KernelFiles) -> Result<KernelConfig, OpE
     Ok(KernelConfig::parse(path, &String::from_utf8_lossy(&bytes))?)
 }
 
-fn requirements(subject: &Subject<'_>) -> Result<Vec<Requirement>, OpError> {
+/// Returns what the manifest and its files (`files`: name and text) require of the kernel's configuration.
+///
+/// # Errors
+/// When one cannot be parsed.
+pub fn requirements(manifest: &Manifest, files: &[(String, String)]) -> Result<Vec<Requirement>, OpError> {
     let mut requirements = Vec::new();
-    for (path, text) in subject.required_options {
+    for (path, text) in files {
         requirements.extend(Requirement::parse_list(path, text)?);
     }
-    for option in &subject.manifest.kernel.required_options {
+    for option in &manifest.kernel.required_options {
         requirements.push(Requirement::parse("kernel.required-options", &option.to_string())?);
     }
     Ok(requirements)

@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 
 use ksos_formats::{Arch, Digest};
 
-use super::local;
 use super::stamp::Watch;
+use super::{local, sources};
 use crate::cache::stat::StatCache;
 use crate::effects::net::{Downloader, NetOptions, ProxyVariables};
 use crate::effects::{clock, fs};
@@ -69,6 +69,7 @@ impl Project {
         let mut project = Project::load(session, target, mode, &files)?;
         project.loaded.files.iter().for_each(|file| watch.path(file));
         project.loaded.warnings.iter().for_each(|warning| session.reporter.note(&warning.to_string()));
+        crate::ops::check::unsigned_kernel(project.manifest()).iter().for_each(|note| session.reporter.note(note));
         let stats = StatCache::open(&session.cache);
         project.read_local(session, &stats, watch)?;
         project.resolve(session, mode, &stats, watch)?;
@@ -188,13 +189,17 @@ impl Project {
                     Some(local::content(file.path.path(), file.unpack.format, self.epoch, stats, watch)?)
                 }
                 (Source::Cargo(source), None) => Some(program(session, self.arch(), name, source, watch)?),
-                (Source::Apt(_) | Source::Http(_), None) => None,
+                (Source::Kernel(source), None) => Some(sources::kernel(session, self.arch(), name, source, watch)?),
+                (Source::TinyCore(source), None) if source.url.is_none() => {
+                    Some(sources::local_tinycore(session, self.arch(), name, source, stats, watch)?)
+                }
+                (Source::Apt(_) | Source::Http(_) | Source::TinyCore(_), None) => None,
             };
             match content {
                 Some(content) => {
                     self.components.insert(name.clone(), ResolvedComponent { content });
                     // A replaced component keeps what the lock has of it.
-                    if matches!(component.source, Source::Apt(_) | Source::Http(_)) {
+                    if component.source.is_locked() {
                         wanted.push(lock::Wanted { component: name.clone(), request: None });
                     }
                 }
@@ -269,6 +274,7 @@ impl Project {
             let resolved = match (source(name), &universe) {
                 (Some(Source::Apt(source)), Some(universe)) => resolve_packages(name, source, universe)?,
                 (Some(Source::Http(source)), _) => self.resolve_download(session, name, source)?,
+                (Some(Source::TinyCore(source)), _) => self.resolve_tinycore(session, name, source)?,
                 _ => continue,
             };
             let request = manifest.component_request_digest(name).expect("the component is in the manifest");
@@ -357,7 +363,8 @@ impl Project {
                         package: None,
                     })
                 }
-                (lock::Resolved::Http(_) | lock::Resolved::Oci(_), _) => {
+                (lock::Resolved::TinyCore(files), Source::TinyCore(source)) => sources::locked_tinycore(source, files),
+                (lock::Resolved::Http(_) | lock::Resolved::Oci(_) | lock::Resolved::TinyCore(_), _) => {
                     return Err(OpError::LockKind { component: name.clone() });
                 }
             };
@@ -487,7 +494,7 @@ fn stated_format(component: &Component) -> Option<manifest::ArchiveFormat> {
         // The program itself.
         Source::Cargo(_) => Some(manifest::ArchiveFormat::Raw),
         // The local file need not have the download's format.
-        Source::Apt(_) | Source::Http(_) | Source::File(_) => None,
+        Source::Apt(_) | Source::Http(_) | Source::File(_) | Source::Kernel(_) | Source::TinyCore(_) => None,
     }
 }
 

@@ -38,16 +38,36 @@ pub enum ExtractError {
     Deb(#[from] crate::source::apt::deb::DebError),
 }
 
-/// Unpacks the tar archive in `reader` below `root`, which exists.
+/// Unpacks the tar archive in `reader` below `root`, which exists. Returns the time of its newest regular file, in seconds
+/// since 1970.
 ///
 /// # Errors
 /// [`ExtractError`]; what was unpacked until then stays.
-pub fn unpack(reader: impl Read, root: &Path) -> Result<(), ExtractError> {
+pub fn unpack(reader: impl Read, root: &Path) -> Result<u64, ExtractError> {
     let mut archive = tar::Archive::new(reader.take(LIMIT));
+    let mut newest = 0;
     for entry in archive.entries()? {
-        unpack_entry(&mut entry?, root)?;
+        let mut entry = entry?;
+        if entry.header().entry_type().is_file() {
+            newest = newest.max(entry.header().mtime()?.min(u32::MAX.into()));
+        }
+        unpack_entry(&mut entry, root)?;
     }
-    Ok(())
+    Ok(newest)
+}
+
+/// Makes the symbolic link `path` below `root`, if `target` stays inside.
+///
+/// # Errors
+/// [`ExtractError`].
+pub fn symbolic_link(root: &Path, path: &Path, target: &Path) -> Result<(), ExtractError> {
+    let outside = || ExtractError::Entry {
+        path: path.display().to_string(),
+        cause: "is a symbolic link to outside the archive's root".to_owned(),
+    };
+    let target = relative_target(path, target).ok_or_else(outside)?;
+    let at = root.join(path);
+    std::os::unix::fs::symlink(target, &at).map_err(|source| ExtractError::Write { path: at, source })
 }
 
 fn unpack_entry(entry: &mut tar::Entry<'_, impl Read>, root: &Path) -> Result<(), ExtractError> {

@@ -38,6 +38,8 @@ const VERSION: u32 = 1;
 pub struct Source<'a> {
     /// The session.
     pub session: &'a Session,
+    /// The project.
+    pub project: &'a Project,
     /// The plan.
     pub plan: &'a Plan,
     /// What the steps gave, by step and output.
@@ -253,6 +255,7 @@ impl Job<'_> {
         let written = record.written.clone();
         let source = Source {
             session: self.session,
+            project: self.project,
             plan: self.plan,
             steps: self.steps,
             disk: disk.as_deref().zip(written.as_ref()),

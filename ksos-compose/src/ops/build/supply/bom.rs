@@ -13,7 +13,7 @@ use crate::oci::reference::Reference;
 use crate::ops::build::execute::Executor;
 use crate::ops::build::resolve::Project;
 use crate::ops::{OpError, Session};
-use crate::plan::{self, Download, Plan, Program, Resolved};
+use crate::plan::{self, Download, Plan, Program, Resolved, TinyCoreFile, TinyCorePlace};
 use crate::sbom::files::{self, Owner, RootFiles};
 use crate::sbom::licence::{self, Licence, Stated};
 use crate::sbom::purl::purl;
@@ -64,6 +64,9 @@ pub fn collect(
             // Its files are of the image: there is nothing that others could know it by.
             (Resolved::Directory(_), _) => {}
             (Resolved::Program(program), _) => found.extend(built(program)?),
+            // Its source is a component of its own.
+            (Resolved::Kernel(_), _) => found.push(built_kernel(component)),
+            (Resolved::TinyCore(files), _) => found.extend(files.iter().map(|file| tiny_core(component, file))),
         }
     }
     licences.table.save();
@@ -208,6 +211,49 @@ fn local(component: &str, sha256: Digest, name: &str) -> Found {
         uses: Vec::new(),
     };
     Found { package, component: component.to_owned(), part: component.to_owned(), blobs: Vec::new() }
+}
+
+/// A kernel that was built from the source in another component.
+fn built_kernel(component: &str) -> Found {
+    let package = Package {
+        kind: Kind::Generic,
+        name: component.to_owned(),
+        version: None,
+        purl: purl("generic", None, component, None, &[]),
+        component: component.to_owned(),
+        download: None,
+        sha256: None,
+        supplier: None,
+        source: None,
+        licence: None,
+        uses: Vec::new(),
+    };
+    Found { package, component: component.to_owned(), part: component.to_owned(), blobs: Vec::new() }
+}
+
+/// A base or an extension of Tiny Core.
+fn tiny_core(component: &str, file: &TinyCoreFile) -> Found {
+    let TinyCoreFile { pinned, place, .. } = file;
+    let download = match place {
+        TinyCorePlace::Urls(urls) => urls.first().cloned(),
+        TinyCorePlace::Path(_) => None,
+    };
+    let checksum = format!("sha256:{}", pinned.sha256);
+    let qualifiers = [("checksum", checksum.as_str()), ("download_url", download.as_deref().unwrap_or_default())];
+    let package = Package {
+        kind: Kind::Generic,
+        name: pinned.name.clone(),
+        version: pinned.version.clone(),
+        purl: purl("generic", None, &pinned.name, pinned.version.as_deref(), &qualifiers),
+        component: component.to_owned(),
+        download,
+        sha256: Some(pinned.sha256),
+        supplier: None,
+        source: None,
+        licence: None,
+        uses: Vec::new(),
+    };
+    Found { package, component: component.to_owned(), part: pinned.name.clone(), blobs: Vec::new() }
 }
 
 /// A program with its crates.

@@ -125,7 +125,11 @@ impl Statement<'_> {
             match &component.content {
                 Resolved::Directory(found) => list.push(tree(format!("component {name}"), &found.digest)),
                 Resolved::Program(program) => list.push(tree(format!("component {name} sources"), &program.sources)),
-                Resolved::Packages(_) | Resolved::Download(_) | Resolved::File { .. } => {}
+                Resolved::Packages(_)
+                | Resolved::Download(_)
+                | Resolved::File { .. }
+                | Resolved::Kernel(_)
+                | Resolved::TinyCore(_) => {}
             }
         }
         for package in &self.bom.packages {
