@@ -9,17 +9,15 @@ use super::disk::copy::{is_zero, next_data};
 /// Bytes read at once, at the least.
 const BUFFER: u64 = 1 << 20;
 
+/// Takes the offset and the bytes of a block.
+pub type Visit<'a, E> = dyn FnMut(u64, &[u8]) -> Result<(), E> + 'a;
+
 /// Calls `each` with the offset and the bytes of every block of `block` bytes, a power of two, that is not all zeros, in
 /// order. The last block is filled up with zeros when `size` ends inside it.
 ///
 /// # Errors
 /// Those of `each`; when `source` cannot be read or is shorter than `size`.
-pub fn blocks<E: From<io::Error>>(
-    source: &File,
-    size: u64,
-    block: u64,
-    each: &mut dyn FnMut(u64, &[u8]) -> Result<(), E>,
-) -> Result<(), E> {
+pub fn blocks<E: From<io::Error>>(source: &File, size: u64, block: u64, each: &mut Visit<'_, E>) -> Result<(), E> {
     let mut buffer = vec![0; BUFFER.max(block) as usize];
     let mut position = 0;
     while position < size {
