@@ -81,8 +81,10 @@ fn secured(mut location: Location, text: &str, plain: Option<PlainHttp>) -> Resu
     match plain {
         None => {}
         Some(PlainHttp::Loopback) if !is_here => {
-            return Err(wrong("the registry is not on this machine, and http shows everybody on the way the password and \
-                              what is pushed; --plain-http=force does it"));
+            return Err(wrong(
+                "the registry is not on this machine, and http shows everybody on the way the password and \
+                              what is pushed; --plain-http=force does it",
+            ));
         }
         Some(PlainHttp::Loopback | PlainHttp::Force) => location.place.plain = true,
         Some(PlainHttp::Never) if text.starts_with("oci+http:") => return Err(wrong("it asks for http")),
@@ -121,7 +123,9 @@ fn mounts(location: &Location, texts: &[String]) -> Result<Vec<String>, Registry
         let wrong = |reason: &str| RegistryError::Place { text: text.clone(), reason: reason.to_owned() };
         let bare = text.trim_start_matches("oci://").trim_start_matches(&format!("{registry}/")).to_owned();
         match Location::parse(&format!("oci://{registry}/{bare}")) {
-            Some(Ok(Location { place, tag: None, digest: None })) if place.registry == *registry => Ok(place.repository),
+            Some(Ok(Location { place, tag: None, digest: None })) if place.registry == *registry => {
+                Ok(place.repository)
+            }
             Some(Err(error)) => Err(error),
             _ => Err(wrong("--mount-from takes a repository of the same registry")),
         }

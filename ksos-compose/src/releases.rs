@@ -8,9 +8,7 @@ use ksos_compose::effects::{fs, progress};
 use ksos_compose::manifest::keys::{KEY_FILE_LIMIT, cosign_key};
 use ksos_compose::ops::keys::{Rotation, WrittenSet};
 use ksos_compose::ops::publish::channel::Change;
-use ksos_compose::ops::publish::{
-    Destination, PublishError, Published, Request, Tree, publish as publish_to,
-};
+use ksos_compose::ops::publish::{Destination, PublishError, Published, Request, Tree, publish as publish_to};
 use ksos_compose::ops::trust::Trust;
 use ksos_compose::ops::verify_artifact::{self, Findings, Trusted};
 use ksos_compose::ops::{self, Environment, OpError, Reporter, Session};
@@ -207,9 +205,24 @@ pub fn show(reporter: &dyn Reporter, published: &Published) {
     }
 }
 
+/// `verify` of an image in a registry; none when it is something else.
+fn verify_image(session: &Session, arguments: &VerifyArguments) -> Result<Option<ExitCode>, OpError> {
+    let read = |path: &PathBuf| {
+        let bytes = fs::read(&session.environment.directory.join(path), KEY_FILE_LIMIT)?;
+        cosign_key(&bytes).map_err(|source| OpError::UpdateKey { path: path.clone(), source })
+    };
+    let keys = arguments.cosign_keys.iter().map(read).collect::<Result<Vec<_>, OpError>>()?;
+    let Some(findings) = ops::verify_image::verify(session, &arguments.target, &keys)? else { return Ok(None) };
+    show_findings(&findings, arguments.json);
+    Ok(Some(if findings.is_good() { ExitCode::SUCCESS } else { ExitCode::from(1) }))
+}
+
 /// `verify` of what is published.
 pub fn verify(session: &Session, arguments: &VerifyArguments) -> Result<ExitCode, OpError> {
     let directory = &session.environment.directory;
+    if let Some(code) = verify_image(session, arguments)? {
+        return Ok(code);
+    }
     let trust = Trust::read(&arguments.key_sets, &arguments.keys, directory)?;
     let trust = trust.ok_or(PublishError::Usage("--key or --keys says whose signatures count"))?;
     let cosign = arguments

@@ -201,7 +201,10 @@ fn several_files_become_one_index() {
         })
         .collect();
     let disk = "application/vnd.kubesolo.os.disk.v1";
-    assert_eq!(told, [(files[0], "amd64", disk), (files[1], "arm64", disk), (files[2], "amd64", disk), (files[3], "amd64", disk)]);
+    assert_eq!(
+        told,
+        [(files[0], "amd64", disk), (files[1], "arm64", disk), (files[2], "amd64", disk), (files[3], "amd64", disk)]
+    );
     let arm = entries[1]["digest"].as_str().unwrap();
     let (about, _) = inspect(&format!("{}/team/os:{}", registry.address(), arm.replace(':', "-")));
     assert_eq!(about["manifests"][0]["artifactType"], "application/spdx+json");
@@ -360,7 +363,12 @@ fn answer_token(mut stream: TcpStream, keys: &Path, log: &Mutex<Vec<String>>) {
         let _ = stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         return;
     }
-    let query = target.split_once('?').map_or("", |(_, query)| query).replace("%3A", ":").replace("%2F", "/").replace("%2C", ",");
+    let query = target
+        .split_once('?')
+        .map_or("", |(_, query)| query)
+        .replace("%3A", ":")
+        .replace("%2F", "/")
+        .replace("%2C", ",");
     let scopes = query.split('&').filter_map(|pair| pair.strip_prefix("scope="));
     let access: Vec<Value> = scopes
         .map(|scope| {
@@ -450,7 +458,12 @@ fn http_is_for_this_machine_unless_it_is_forced() {
         ("oci://registry.invalid/os", "--plain-http=force", 3, "http://registry.invalid/v2/os"),
         ("oci://registry.invalid/os", "--no-referrers", 3, "https://registry.invalid/v2/os"),
         ("oci+http://127.0.0.1:1/os", "--plain-http=never", 2, "asks for http"),
-        ("oci://127.0.0.1:1/os@sha256:0000000000000000000000000000000000000000000000000000000000000000", "--plain-http", 2, "a tag says where"),
+        (
+            "oci://127.0.0.1:1/os@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            "--plain-http",
+            2,
+            "a tag says where",
+        ),
         ("oci://127.0.0.1:1/os", "--mount-from=UPPER", 2, "lower-case"),
         ("oci://127.0.0.1:1/os", "--attach=x", 2, "FILE:TYPE"),
     ] {
@@ -539,7 +552,8 @@ fn pass_on(mut client: TcpStream, registry: &str, head: &str, fault: Fault) {
     };
     if let Fault::Answer(answer) = fault {
         drain(&mut client);
-        let _ = client.write_all(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes());
+        let _ =
+            client.write_all(format!("HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes());
         return;
     }
     if matches!(fault, Fault::Forget) {
@@ -586,7 +600,11 @@ fn pass_on(mut client: TcpStream, registry: &str, head: &str, fault: Fault) {
 }
 
 /// Pushes 6 MB through a proxy; returns what it said, and the proxy.
-fn push_through(registry: &Registry, code: i32, fault: impl Fn(&str, &str, usize) -> Fault + Send + Sync + 'static) -> (Outcome, Proxy) {
+fn push_through(
+    registry: &Registry,
+    code: i32,
+    fault: impl Fn(&str, &str, usize) -> Fault + Send + Sync + 'static,
+) -> (Outcome, Proxy) {
     let work = Work::new();
     let bytes = work.write("os-1.0.0-x86_64.qcow2", &noise(6_000_000, 6));
     let proxy = Proxy::start(registry.address(), fault);
@@ -618,7 +636,8 @@ fn a_reset_in_the_middle_costs_what_was_not_there_yet() {
     contains(&outcome.stderr, &["again in"]);
     let patches = proxy.lines("PATCH");
     assert_eq!(patches.len(), 3, "{patches:?}");
-    let first = |head: &str| field(head, "content-range").and_then(|range| range.split_once('-')?.0.parse::<u64>().ok());
+    let first =
+        |head: &str| field(head, "content-range").and_then(|range| range.split_once('-')?.0.parse::<u64>().ok());
     let (second, third) = (first(&patches[1]).unwrap(), first(&patches[2]).unwrap());
     assert!(first(&patches[0]).is_none() && second > 1_000_000 && third > second + 1_000_000, "{second} {third}");
     assert_eq!(proxy.lines("POST").len(), 2, "one upload for each blob");
@@ -723,6 +742,8 @@ fn cosign_verifies_what_was_signed_and_sees_what_refers_to_it() {
     };
     openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "ec.pem"]);
     openssl(&["pkey", "-in", "ec.pem", "-pubout", "-out", "ec.pub"]);
+    openssl(&["genpkey", "-algorithm", "ed25519", "-out", "other.pem"]);
+    openssl(&["pkey", "-in", "other.pem", "-pubout", "-out", "other.pub"]);
     work.write("os-1.0.0-x86_64.qcow2", &noise(70_000, 8));
     work.write("os-1.0.0-x86_64.spdx.json", b"{}");
     layout(&work.path("app"), &["amd64", "arm64"], "app");
@@ -741,6 +762,16 @@ fn cosign_verifies_what_was_signed_and_sees_what_refers_to_it() {
             let outcome = real(&[&verify[..], &[form]].concat(), &name);
             assert_eq!(outcome.code, 0, "{input} {form}: {}", outcome.stderr);
         }
+        let place = format!("oci://{name}");
+        let verified = |key: &str| {
+            let mut command = ksos_tests::compose(work.directory.path());
+            run(command.args(["verify", &place, "--cosign-key", key]).env("KSOS_CACHE", work.path("other-cache")))
+        };
+        contains(
+            &verified("ec.pub").expect_code(0).stdout,
+            &["cosign: classic by key 1, bundle by key 1", " blobs with "],
+        );
+        contains(&verified("other.pub").expect_code(1).stdout, &["FAILED", "none counts"]);
         if input == "app" {
             // Each architecture's image, too.
             let (index, _) = inspect(&name);

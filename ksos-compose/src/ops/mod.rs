@@ -18,6 +18,7 @@ pub mod trust;
 pub mod update;
 pub mod verify;
 pub mod verify_artifact;
+pub mod verify_image;
 mod workloads;
 
 pub use error::{OpError, Problem};

@@ -79,7 +79,13 @@ mod tests {
     fn names_are_taken_apart() {
         for (file, stem_of, name, version, arch) in [
             ("os-1.2.3-x86_64.img", "os-1.2.3-x86_64", "os", "1.2.3", Some(Arch::X86_64)),
-            ("my-os-2-1.0.0-rc.1-arm64.img.zst", "my-os-2-1.0.0-rc.1-arm64", "my-os-2", "1.0.0-rc.1", Some(Arch::Arm64)),
+            (
+                "my-os-2-1.0.0-rc.1-arm64.img.zst",
+                "my-os-2-1.0.0-rc.1-arm64",
+                "my-os-2",
+                "1.0.0-rc.1",
+                Some(Arch::Arm64),
+            ),
             ("os-1.2.3+build.7.oci.tar", "os-1.2.3+build.7", "os", "1.2.3+build.7", None),
             ("os-1.2.3-arm64.disk.oci.tar", "os-1.2.3-arm64", "os", "1.2.3", Some(Arch::Arm64)),
             ("os.iso", "os", "os", "", None),
@@ -91,7 +97,11 @@ mod tests {
             assert_eq!(stem(file), stem_of);
             let named = Named::of(stem(file));
             let text = |version: Option<Version>| version.map(|version| version.to_string()).unwrap_or_default();
-            assert_eq!((named.name.unwrap_or_default().as_str(), text(named.version).as_str(), named.arch), (name, version, arch), "{file}");
+            assert_eq!(
+                (named.name.unwrap_or_default().as_str(), text(named.version).as_str(), named.arch),
+                (name, version, arch),
+                "{file}"
+            );
         }
     }
 

@@ -176,8 +176,7 @@ pub struct Brought {
 /// [`RegistryError`]: the first failure.
 pub fn push_blobs(registry: &Registry<'_>, layers: &[&Layer<'_>]) -> Result<Brought, RegistryError> {
     let mut known = BTreeSet::new();
-    let mut layers: Vec<&Layer<'_>> =
-        layers.iter().copied().filter(|layer| known.insert(layer.blob.sha256)).collect();
+    let mut layers: Vec<&Layer<'_>> = layers.iter().copied().filter(|layer| known.insert(layer.blob.sha256)).collect();
     // The largest takes longest.
     layers.sort_by_key(|layer| std::cmp::Reverse(layer.blob.size));
     let (next, cancel) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -197,7 +196,8 @@ pub fn push_blobs(registry: &Registry<'_>, layers: &[&Layer<'_>]) -> Result<Brou
                 Ok(Arrival::Present) => brought.present += 1,
                 Err(error) => {
                     cancel.store(true, Ordering::Relaxed);
-                    if failure.is_none() || matches!(failure, Some(RegistryError::Fetch(FetchError::Cancelled { .. }))) {
+                    if failure.is_none() || matches!(failure, Some(RegistryError::Fetch(FetchError::Cancelled { .. })))
+                    {
                         *failure = Some(error);
                     }
                 }

@@ -80,7 +80,10 @@ mod tests {
         let merged = merge(Some(theirs), &entry).unwrap().unwrap();
         let read: Value = serde_json::from_slice(&merged).unwrap();
         assert_eq!((&read["x"]["y"], &read["manifests"][0]["platform"]["os"]), (&json!(1), &json!("linux")));
-        assert_eq!((&read["manifests"][0]["data"], &read["manifests"][1]["digest"]), (&json!("e30="), &json!(entry.digest)));
+        assert_eq!(
+            (&read["manifests"][0]["data"], &read["manifests"][1]["digest"]),
+            (&json!("e30="), &json!(entry.digest))
+        );
         assert_eq!(merge(Some(&merged), &entry).unwrap(), None);
         let first: Value = serde_json::from_slice(&merge(None, &entry).unwrap().unwrap()).unwrap();
         assert_eq!((&first["mediaType"], first["manifests"].as_array().unwrap().len()), (&json!(INDEX), 1));

@@ -437,8 +437,7 @@ fn what_another_repository_has_is_mounted() {
     let text = format!("oci://{}/team/os", fake.server.address());
     let place = Location::parse(&text).unwrap().unwrap().place;
     let mounts = vec!["team/none".to_owned(), "team/base".to_owned()];
-    let registry =
-        Registry::with_mounts(&fake.fixture.downloader, &Registries::new(|_| None), &place, mounts);
+    let registry = Registry::with_mounts(&fake.fixture.downloader, &Registries::new(|_| None), &place, mounts);
     assert_eq!(registry.push_blob(&file(&fake, &bytes)).unwrap(), 0);
     assert!(fake.has_blob(&bytes) && !fake.methods().iter().any(|method| method == "PATCH" || method == "PUT"));
     assert_eq!(registry.push_blob(&Layer::bytes("application/x", None, &b"other"[..])).unwrap(), 5);

@@ -22,12 +22,7 @@ const OUTPUT: &str = "image";
 ///
 /// # Errors
 /// [`PushError`]; that the image changes.
-pub(super) fn compressed(
-    session: &Session,
-    path: &Path,
-    raw: &Blob,
-    guard: &Guard,
-) -> Result<cache::Blob, PushError> {
+pub(super) fn compressed(session: &Session, path: &Path, raw: &Blob, guard: &Guard) -> Result<cache::Blob, PushError> {
     let key = Digest::of(format!("push .img.zst {VERSION} {}", raw.sha256).as_bytes());
     if let Some(blob) = graph::recorded(&session.cache, &key).and_then(|mut outputs| outputs.remove(OUTPUT)) {
         return Ok(blob);

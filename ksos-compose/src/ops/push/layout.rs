@@ -191,11 +191,12 @@ impl Walk<'_> {
         }
         let links: Links = layout.parse(&name, &bytes)?;
         let media_type = [&descriptor.media_type, &links.media_type].into_iter().find(|text| !text.is_empty());
-        let media_type = media_type.cloned().unwrap_or_else(|| {
-            if links.manifests.is_some() { INDEX.to_owned() } else { MANIFEST.to_owned() }
-        });
+        let media_type = media_type
+            .cloned()
+            .unwrap_or_else(|| if links.manifests.is_some() { INDEX.to_owned() } else { MANIFEST.to_owned() });
         if !links.media_type.is_empty() && links.media_type != media_type {
-            return Err(layout.wrong(format!("{name} is called {media_type:.100?}, and calls itself {:.100?}", links.media_type)));
+            return Err(layout
+                .wrong(format!("{name} is called {media_type:.100?}, and calls itself {:.100?}", links.media_type)));
         }
         let is_index = [INDEX, DOCKER_LIST].contains(&media_type.as_str());
         // What is both is read differently by different readers (CVE-2021-41190).
@@ -204,7 +205,9 @@ impl Walk<'_> {
             return Err(layout.wrong(format!("{name} ({media_type:.100}) is neither a manifest nor an index")));
         }
         if self.documents.len() >= MAX_DOCUMENTS || depth >= MAX_DEPTH {
-            return Err(layout.wrong(format!("more than {MAX_DOCUMENTS} manifests, or indexes more than {MAX_DEPTH} deep")));
+            return Err(
+                layout.wrong(format!("more than {MAX_DOCUMENTS} manifests, or indexes more than {MAX_DEPTH} deep"))
+            );
         }
         descriptor.media_type.clone_from(&media_type);
         if descriptor.artifact_type.is_none() {

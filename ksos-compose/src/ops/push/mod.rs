@@ -32,8 +32,8 @@ use crate::effects::fs::{self, FsError};
 use crate::effects::net::Downloader;
 use crate::oci::artifact::{self, FILE_ARTIFACT};
 use crate::oci::document::Platform;
-use crate::registry::name::{Named, stem};
 use crate::registry::manifest::{Descriptor, EMPTY, EMPTY_BYTES, INDEX, Index, MANIFEST, TITLE};
+use crate::registry::name::{Named, stem};
 use crate::registry::push::{Brought, Layer, push_blobs};
 use crate::registry::signatures::{self, CosignSigner};
 use crate::registry::{Found, Registry, RegistryError};
@@ -225,7 +225,8 @@ pub fn push(
     request: &Request<'_>,
 ) -> Result<Pushed, PushError> {
     let stats = StatCache::open(&session.cache);
-    let bundles = request.inputs.iter().map(|path| bundle(session, &stats, path, request)).collect::<Result<Vec<_>, _>>();
+    let bundles =
+        request.inputs.iter().map(|path| bundle(session, &stats, path, request)).collect::<Result<Vec<_>, _>>();
     // Lost digests are taken again.
     let _ = stats.save();
     let bundles = bundles?;

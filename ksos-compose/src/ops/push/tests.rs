@@ -143,7 +143,8 @@ fn attachments_are_found_by_name() {
     let fixture = Fixture::new();
     let beside = |name: &str, suffix: &str| Attachment::beside(&fixture.path(name), suffix).unwrap();
     assert_eq!(beside("os-1.0.0-x86_64.img", ""), []);
-    for name in ["os-1.0.0-x86_64.spdx.json", "os-1.0.0-x86_64.cdx.json", "os-1.0.0-x86_64.intoto.json", "os.spdx.json"] {
+    for name in ["os-1.0.0-x86_64.spdx.json", "os-1.0.0-x86_64.cdx.json", "os-1.0.0-x86_64.intoto.json", "os.spdx.json"]
+    {
         std::fs::write(fixture.path(name), "{}").unwrap();
     }
     let found = beside("os-1.0.0-x86_64.img.zst", "");
