@@ -227,8 +227,20 @@ fn verify_file(session: &Session, arguments: &VerifyArguments) -> Result<ExitCod
     }
     let keys = public_keys(session, arguments.keys.iter().chain(&arguments.cosign_keys))?;
     let findings = ops::verify_file::verify(session, &path, &arguments.target, &keys)?;
-    show_findings(&findings, arguments.json);
-    Ok(if findings.is_good() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(told(&findings, arguments))
+}
+
+/// `verify` of an image in a registry; none when it is something else.
+fn verify_image(session: &Session, arguments: &VerifyArguments) -> Result<Option<ExitCode>, OpError> {
+    let keys = public_keys(session, arguments.cosign_keys.iter())?;
+    let findings = ops::verify_image::verify(session, &arguments.target, &keys)?;
+    Ok(findings.map(|findings| told(&findings, arguments)))
+}
+
+/// Prints what was found; returns how the command ends.
+fn told(findings: &Findings, arguments: &VerifyArguments) -> ExitCode {
+    show_findings(findings, arguments.json);
+    if findings.is_good() { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
 fn public_keys<'a>(session: &Session, files: impl Iterator<Item = &'a PathBuf>) -> Result<Vec<Key>, OpError> {
@@ -245,13 +257,15 @@ pub fn verify(session: &Session, arguments: &VerifyArguments) -> Result<ExitCode
     if verify_artifact::is_file(session, &arguments.target) {
         return verify_file(session, arguments);
     }
+    if let Some(code) = verify_image(session, arguments)? {
+        return Ok(code);
+    }
     let trust = Trust::read(&arguments.key_sets, &arguments.keys, directory)?;
     let trust = trust.ok_or(PublishError::Usage("--key or --keys says whose signatures count"))?;
     let cosign = public_keys(session, arguments.cosign_keys.iter())?;
     let trusted = Trusted { trust: &trust, cosign: &cosign };
     let findings = verify_artifact::verify(session, &arguments.target, &trusted)?;
-    show_findings(&findings, arguments.json);
-    Ok(if findings.is_good() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(told(&findings, arguments))
 }
 
 fn show_findings(findings: &Findings, as_json: bool) {

@@ -742,6 +742,8 @@ fn cosign_verifies_what_was_signed_and_sees_what_refers_to_it() {
     };
     openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", "ec.pem"]);
     openssl(&["pkey", "-in", "ec.pem", "-pubout", "-out", "ec.pub"]);
+    openssl(&["genpkey", "-algorithm", "ed25519", "-out", "other.pem"]);
+    openssl(&["pkey", "-in", "other.pem", "-pubout", "-out", "other.pub"]);
     work.write("os-1.0.0-x86_64.qcow2", &noise(70_000, 8));
     work.write("os-1.0.0-x86_64.spdx.json", b"{}");
     layout(&work.path("app"), &["amd64", "arm64"], "app");
@@ -760,6 +762,16 @@ fn cosign_verifies_what_was_signed_and_sees_what_refers_to_it() {
             let outcome = real(&[&verify[..], &[form]].concat(), &name);
             assert_eq!(outcome.code, 0, "{input} {form}: {}", outcome.stderr);
         }
+        let place = format!("oci://{name}");
+        let verified = |key: &str| {
+            let mut command = ksos_tests::compose(work.directory.path());
+            run(command.args(["verify", &place, "--cosign-key", key]).env("KSOS_CACHE", work.path("other-cache")))
+        };
+        contains(
+            &verified("ec.pub").expect_code(0).stdout,
+            &["cosign: classic by key 1, bundle by key 1", " blobs with "],
+        );
+        contains(&verified("other.pub").expect_code(1).stdout, &["FAILED", "none counts"]);
         if input == "app" {
             // Each architecture's image, too.
             let (index, _) = inspect(&name);

@@ -24,6 +24,7 @@ pub mod update;
 pub mod verify;
 pub mod verify_artifact;
 pub mod verify_file;
+pub mod verify_image;
 mod workloads;
 
 pub use error::{OpError, Problem};

@@ -8,8 +8,23 @@ use ksos_formats::update::{Version, is_name};
 use crate::oci::artifact::ARCH_ANNOTATION;
 
 /// Ends of the names of artifacts.
-const EXTENSIONS: [&str; 12] =
-    [".img", ".raw", ".img.zst", ".raw.zst", ".qcow2", ".vmdk", ".vhd", ".iso", ".oci.tar", ".tar", ".oci", ".update"];
+const EXTENSIONS: [&str; 15] = [
+    ".img",
+    ".raw",
+    ".img.zst",
+    ".raw.zst",
+    ".qcow2",
+    ".vmdk",
+    ".vhd",
+    ".iso",
+    ".disk.oci.tar",
+    ".oci.tar",
+    ".tar",
+    ".tar.gz",
+    ".tar.zst",
+    ".oci",
+    ".update",
+];
 
 /// Returns the name without what says the format: what the names of an artifact and of its documents begin with.
 pub fn stem(file_name: &str) -> &str {
@@ -73,6 +88,7 @@ mod tests {
                 Some(Arch::Arm64),
             ),
             ("os-1.2.3+build.7.oci.tar", "os-1.2.3+build.7", "os", "1.2.3+build.7", None),
+            ("os-1.2.3-arm64.disk.oci.tar", "os-1.2.3-arm64", "os", "1.2.3", Some(Arch::Arm64)),
             ("os.iso", "os", "os", "", None),
             ("os-arm64.qcow2", "os-arm64", "os", "", Some(Arch::Arm64)),
             ("Some Thing.vhd", "Some Thing", "", "", None),

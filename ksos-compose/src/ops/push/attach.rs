@@ -11,11 +11,14 @@ use crate::registry::{Registry, name};
 
 /// Largest file that is attached, in bytes.
 const LIMIT: u64 = 256 << 20;
-/// Ends of file names beside an artifact, the `artifactType` that each has, and the media type of the file.
-const BESIDE: [(&str, &str, &str); 3] = [
+const IN_TOTO: &str = "application/vnd.in-toto+json";
+/// Ends of file names beside an artifact, the `artifactType` that each has, and the media type of the file. Of several with
+/// one type, the first that is there: provenance that is signed has the statement in it.
+const BESIDE: [(&str, &str, &str); 4] = [
     (".spdx.json", "application/spdx+json", "application/spdx+json"),
     (".cdx.json", "application/vnd.cyclonedx+json", "application/vnd.cyclonedx+json"),
-    (".provenance.json", "application/vnd.in-toto+json", "application/vnd.dsse.envelope.v1+json"),
+    (".provenance.json", IN_TOTO, "application/vnd.dsse.envelope.v1+json"),
+    (".intoto.json", IN_TOTO, IN_TOTO),
 ];
 
 /// A file that is about an artifact.
@@ -55,9 +58,12 @@ impl Attachment {
     pub fn beside(artifact: &Path, suffix: &str) -> Result<Vec<Self>, PushError> {
         let Some(file_name) = artifact.file_name().and_then(|name| name.to_str()) else { return Ok(Vec::new()) };
         let stem = name::stem(file_name);
-        let mut found = Vec::new();
+        let mut found: Vec<Attachment> = Vec::new();
         for (end, artifact_type, media_type) in BESIDE {
             let path = artifact.with_file_name(format!("{stem}{suffix}{end}"));
+            if found.iter().any(|found| found.artifact_type == artifact_type) {
+                continue;
+            }
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_file() => found.push(Attachment {
                     path,

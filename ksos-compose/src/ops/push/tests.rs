@@ -143,14 +143,16 @@ fn attachments_are_found_by_name() {
     let fixture = Fixture::new();
     let beside = |name: &str, suffix: &str| Attachment::beside(&fixture.path(name), suffix).unwrap();
     assert_eq!(beside("os-1.0.0-x86_64.img", ""), []);
-    for name in
-        ["os-1.0.0-x86_64.spdx.json", "os-1.0.0-x86_64.cdx.json", "os-1.0.0-x86_64.provenance.json", "os.spdx.json"]
+    for name in ["os-1.0.0-x86_64.spdx.json", "os-1.0.0-x86_64.cdx.json", "os-1.0.0-x86_64.intoto.json", "os.spdx.json"]
     {
         std::fs::write(fixture.path(name), "{}").unwrap();
     }
     let found = beside("os-1.0.0-x86_64.img.zst", "");
     let types: Vec<_> = found.iter().map(|found| found.artifact_type.as_str()).collect();
     assert_eq!(types, ["application/spdx+json", "application/vnd.cyclonedx+json", "application/vnd.in-toto+json"]);
+    assert_eq!(found[2].media_type, "application/vnd.in-toto+json");
+    std::fs::write(fixture.path("os-1.0.0-x86_64.provenance.json"), "{}").unwrap();
+    assert_eq!(beside("os-1.0.0.oci.tar", "-x86_64")[2].media_type, "application/vnd.dsse.envelope.v1+json");
     assert_eq!(beside("os-1.0.0.oci.tar", "-x86_64").len(), 3);
     assert_eq!(beside("os-1.0.0.oci.tar", "").len(), 0);
     let attachment = Attachment::parse("a:b.txt:text/plain").unwrap();
