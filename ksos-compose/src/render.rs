@@ -13,6 +13,7 @@ use ksos_compose::ops::build::{Built, Explanation, Fetched};
 use ksos_compose::ops::check::Checked;
 use ksos_compose::ops::config::CheckedConfig;
 use ksos_compose::ops::diff::{Change as Value, Difference, FileDiff, Sum, UpdateSize};
+use ksos_compose::ops::inspect::Inspection;
 use ksos_compose::ops::update::Change;
 use ksos_compose::ops::verify::Verified;
 use ksos_compose::ops::{self, OpError, Reporter};
@@ -109,7 +110,8 @@ impl Terminal {
                 "path": artifact.path, "size": artifact.size, "allocated": artifact.allocated, "sha256": artifact.sha256,
                 "files": artifact.files,
             }))).collect();
-            outln!("{:#}", json!({ "artifacts": artifacts }));
+            let documents: Vec<_> = done.iter().flat_map(|built| &built.documents).collect();
+            outln!("{:#}", json!({ "artifacts": artifacts, "documents": documents }));
         }
         for built in &done {
             self.built_one(built);
@@ -135,6 +137,10 @@ impl Terminal {
         for artifact in &built.artifacts {
             let (size, allocated) = (progress::size(artifact.size), progress::size(artifact.allocated));
             self.line(&format!("  {} {size} ({allocated} on this disk)", artifact.format));
+        }
+        let documents: Vec<&str> = built.documents.iter().map(|document| document.format.as_str()).collect();
+        if !documents.is_empty() {
+            self.line(&format!("  beside: {}", documents.join(", ")));
         }
         for usage in &built.usage {
             let percent = usage.used * 100 / usage.size.max(1);
@@ -271,6 +277,16 @@ impl Terminal {
             }
             _ => ExitCode::from(u8::from(!difference.equal)),
         }
+    }
+
+    /// Prints what was found in something.
+    pub fn inspected(&self, inspection: &Inspection, json: bool) {
+        // Colours go to a terminal alone, which standard output need not be.
+        let color = self.color && std::io::stdout().is_terminal();
+        out(&match json {
+            true => serde_json::to_string_pretty(inspection).expect("an inspection can be serialised") + "\n",
+            false => crate::inspect_view::show(inspection, color),
+        });
     }
 
     /// Prints whether a new build gave the same bytes.

@@ -8,6 +8,7 @@ pub mod check;
 pub mod config;
 pub mod diff;
 pub mod error;
+pub mod inspect;
 pub mod keys;
 pub mod publish;
 pub mod run;
