@@ -56,14 +56,14 @@ impl View {
 
     /// A name and a value that may take several lines.
     fn wrapped(&mut self, name: &str, value: &str) {
-        let mut label = format!("  {name:<12}");
-        let room = WIDTH - 14;
+        let mut label = format!("  {name:<14}");
+        let room = WIDTH - 16;
         let mut rest = String::new();
         for word in value.split_whitespace().map(shown) {
             if !rest.is_empty() && width(&rest) + 1 + width(&word) > room {
                 let line = format!("{label}{rest}");
                 self.line(&line);
-                (label, rest) = (" ".repeat(14), String::new());
+                (label, rest) = (" ".repeat(16), String::new());
             }
             if !rest.is_empty() {
                 rest.push(' ');
@@ -109,6 +109,15 @@ impl View {
         let solid = cells(filled.min(size)).min(whole);
         let bar = format!("{}{}", "█".repeat(solid), "░".repeat(whole - solid));
         format!("{}{}", self.paint("36", &bar), " ".repeat(BAR - whole))
+    }
+
+    /// A bar of `size` of `largest`, to an eighth of a column.
+    fn fine_bar(&self, size: u64, largest: u64) -> String {
+        const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+        let eighths = (u128::from(size) * BAR as u128 * 8).div_ceil(u128::from(largest.max(1))) as usize;
+        let eighths = eighths.min(BAR * 8);
+        let bar = format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8]);
+        format!("{}{}", self.paint("36", &bar), " ".repeat(BAR - width(&bar)))
     }
 
     fn iso(&mut self, iso: &IsoInfo) {
@@ -191,7 +200,7 @@ impl View {
         for (name, size) in entries.iter().take(MOST) {
             let permille = (u128::from(*size) * 1000).checked_div(u128::from(total)).unwrap_or(0);
             let share = format!("{}.{} %", permille / 10, permille % 10);
-            let bar = self.bar(*size, largest, *size);
+            let bar = self.fine_bar(*size, largest);
             let name = cut(&shown(name), NAME);
             let line = format!("  {name:<NAME$} {bar} {:>10} {share:>8}", progress::size(*size));
             self.line(&line);
