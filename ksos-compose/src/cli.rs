@@ -235,6 +235,16 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show what is in an image, an ISO, a release, or behind a reference to a registry: partitions, versions, kernel,
+    /// packages, sizes by component, signatures.
+    Inspect {
+        /// A file, a release's directory, or oci://HOST/REPOSITORY:TAG.
+        #[arg(value_name = "PATH|oci://...")]
+        target: String,
+        /// Print as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Verify what a build wrote, or what is published: a file by SHA256SUMS, provenance and what is inside, a release's
     /// directory, a channel, an artifact in a registry; or, of a manifest, build it again and compare the result with an
     /// image, byte by byte. Exit code 1 when something is wrong or differs.

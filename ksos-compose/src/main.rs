@@ -1,6 +1,7 @@
 //! The `ksos-compose` command.
 #![expect(clippy::disallowed_methods, reason = "the binary reads the environment once and passes values in")]
 
+mod inspect_view;
 mod push;
 mod releases;
 mod render;
@@ -101,6 +102,11 @@ fn run(cli: Cli, terminal: &Arc<Terminal>) -> Result<ExitCode, OpError> {
             let cache = Cache::open(&cache_directory(&global)?)?;
             let difference = ops::diff::diff(&cache, &a, &b, jobs(&global))?;
             Ok(terminal.differed(&difference, json))
+        }
+        Command::Inspect { target, json } => {
+            let inspection = ops::inspect::inspect(&session(&global, terminal)?, &target)?;
+            terminal.inspected(&inspection, json);
+            Ok(ExitCode::SUCCESS)
         }
         Command::Verify(arguments) if arguments.rebuild => {
             let session = session(&global, terminal)?;

@@ -14,6 +14,7 @@ use ksos_compose::ops::check::Checked;
 use ksos_compose::ops::config::CheckedConfig;
 use ksos_compose::ops::diff::{Change as Value, Difference, FileDiff, Sum, UpdateSize};
 use ksos_compose::ops::flash::{Candidate, Flashed, Image};
+use ksos_compose::ops::inspect::Inspection;
 use ksos_compose::ops::update::Change;
 use ksos_compose::ops::verify::Verified;
 use ksos_compose::ops::{self, OpError, Reporter};
@@ -128,7 +129,8 @@ impl Terminal {
                 "image": built.name, "version": built.version, "arch": built.arch, "ran": built.ran, "steps": built.steps,
                 "remote": built.remote,
             })).collect();
-            outln!("{:#}", json!({ "artifacts": artifacts, "builds": builds }));
+            let documents: Vec<_> = done.iter().flat_map(|built| &built.documents).collect();
+            outln!("{:#}", json!({ "artifacts": artifacts, "builds": builds, "documents": documents }));
         }
         for built in &done {
             self.built_one(built);
@@ -157,6 +159,10 @@ impl Terminal {
         for artifact in &built.artifacts {
             let (size, allocated) = (progress::size(artifact.size), progress::size(artifact.allocated));
             self.line(&format!("  {} {size} ({allocated} on this disk)", artifact.format));
+        }
+        let documents: Vec<&str> = built.documents.iter().map(|document| document.format.as_str()).collect();
+        if !documents.is_empty() {
+            self.line(&format!("  beside: {}", documents.join(", ")));
         }
         for usage in &built.usage {
             let percent = usage.used * 100 / usage.size.max(1);
@@ -296,6 +302,16 @@ impl Terminal {
             }
             _ => ExitCode::from(u8::from(!difference.equal)),
         }
+    }
+
+    /// Prints what was found in something.
+    pub fn inspected(&self, inspection: &Inspection, json: bool) {
+        // Colours go to a terminal alone, which standard output need not be.
+        let color = self.color && std::io::stdout().is_terminal();
+        out(&match json {
+            true => serde_json::to_string_pretty(inspection).expect("an inspection can be serialised") + "\n",
+            false => crate::inspect_view::show(inspection, color),
+        });
     }
 
     /// Prints whether a new build gave the same bytes.

@@ -12,6 +12,7 @@ pub mod ext4;
 pub mod iso;
 pub mod open;
 mod slot;
+pub mod system;
 mod table;
 pub mod verity;
 
@@ -26,6 +27,7 @@ use crate::effects::fs::{self, Context, FsError};
 use crate::source::archive::ArchiveError;
 use ext4::Ext4Error;
 pub use slot::{SLOT_FILES, Slot, SlotFile};
+pub use system::System;
 
 /// A disk image cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -212,6 +214,22 @@ impl<'a> Part<'a> {
     pub fn slice(&self, offset: u64, size: u64) -> Self {
         let offset = offset.min(self.size);
         Part { file: self.file, start: self.start + offset, size: size.min(self.size - offset) }
+    }
+
+    /// Returns how many bytes are not in holes; all of them where the file system knows none.
+    pub fn data(&self) -> u64 {
+        use rustix::fs::{SeekFrom, seek};
+        let (end, mut position, mut data) = (self.start + self.size, self.start, 0);
+        while position < end {
+            let Ok(first) = seek(self.file, SeekFrom::Data(position)) else { break };
+            let hole = seek(self.file, SeekFrom::Hole(first)).unwrap_or(end);
+            if first >= end || hole <= first {
+                break;
+            }
+            data += hole.min(end) - first;
+            position = hole;
+        }
+        data
     }
 
     /// Returns a reader of the bytes from the first to the last.

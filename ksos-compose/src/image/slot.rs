@@ -11,7 +11,7 @@ use super::ext4::{Ext4Error, FileReader, FileSystem};
 use super::{DiskImage, ImageError, Partition};
 use crate::cache::Cache;
 use crate::effects::fs::Context;
-use crate::source::archive::{self, Compression, Format, Limits, Owner, Policy};
+use crate::source::archive::{self, ArchiveError, Compression, Format, Limits, Owner, Policy};
 use crate::tree::Tree;
 
 /// The files of a slot, each after those that it depends on: the initramfs has the hash of the root file system, and
@@ -139,18 +139,9 @@ impl<'a> Slot<'a> {
         Ok(Some(image))
     }
 
-    /// Looks into the root file system without unpacking it; contents of `wanted`, paths with the largest sizes that are
-    /// read. `None` when the slot has none.
-    ///
-    /// # Errors
-    /// As [`Slot::file`]; [`ImageError::Unpack`].
-    pub fn look(&self, cache: &Cache, wanted: &[(&str, u64)]) -> Result<Option<archive::Look>, ImageError> {
-        let Some(image) = self.copy(layout::SLOT_ROOT, cache)? else { return Ok(None) };
-        let look = archive::look(image.as_file(), layout::SLOT_ROOT, wanted, &Limits::default());
-        look.map(Some).map_err(|source| {
-            let (path, number) = (self.disk.path().to_owned(), self.number);
-            ImageError::Unpack { path, number, source: Box::new(source) }
-        })
+    /// Returns the error of unpacking something in the slot.
+    pub fn unpack_error(&self, source: ArchiveError) -> ImageError {
+        ImageError::Unpack { path: self.disk.path().to_owned(), number: self.number, source: Box::new(source) }
     }
 
     /// Returns the error of reading `file`.

@@ -10,6 +10,7 @@ pub mod diff;
 pub mod error;
 pub mod flash;
 pub mod init;
+pub mod inspect;
 pub mod keys;
 pub mod manual;
 pub mod publish;

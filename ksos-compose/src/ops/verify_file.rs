@@ -20,7 +20,7 @@ use super::{OpError, Session, build, sums};
 use crate::cache::Cache;
 use crate::effects::fs;
 use crate::image::open::{Opened, open};
-use crate::image::{DiskImage, Partition, SLOT_FILES, Slot, verity};
+use crate::image::{ImageError, SLOT_FILES, System};
 
 /// The largest signature that is read, in bytes.
 const SIGNATURE_LIMIT: u64 = 1 << 20;
@@ -269,55 +269,61 @@ pub fn statement_about(path: &Path) -> Result<Option<Statement>, OpError> {
 
 /// Checks that what is in an image belongs together.
 fn inside(findings: &mut Findings, cache: &Cache, path: &Path) -> Result<(), OpError> {
-    match open(cache, path) {
+    let checked = match open(cache, path) {
         Ok(Opened::Disk { disk, .. }) => {
             note(findings, "partition table", format!("{} partitions, disk {}", disk.partitions.len(), disk.guid));
-            for partition in &disk.partitions {
+            disk.partitions.iter().try_for_each(|partition| {
                 let what = format!("partition {} {}", partition.number, partition.label.escape_debug());
-                match slot(findings, &disk, partition, &what) {
-                    Err(OpError::Image(error)) => fail(findings, &what, error.to_string()),
-                    result => result?,
-                }
-            }
-            Ok(())
+                damage(findings, &what, System::of_slot(&disk, partition))
+                    .and_then(|found| found.flatten().map_or(Ok(()), |system| check(findings, &system, &what)))
+            })
         }
-        Ok(Opened::Iso { iso, .. }) => {
-            let text =
-                format!("volume {}, {} files, boots {}", iso.volume.escape_debug(), iso.files.len(), iso.platforms());
-            note(findings, "ISO 9660", text);
-            Ok(())
+        Ok(Opened::Iso { iso, file, size }) => {
+            let (volume, files) = (iso.volume.escape_debug(), iso.files.len());
+            note(findings, "ISO 9660", format!("volume {volume}, {files} files, boots {}", iso.platforms()));
+            damage(findings, "ISO 9660", System::of_iso(&iso, &file, size, path))
+                .and_then(|found| found.flatten().map_or(Ok(()), |system| check(findings, &system, "ISO 9660")))
         }
         Ok(Opened::Other) => Ok(()),
-        Err(error @ (crate::image::ImageError::Fs(_) | crate::image::ImageError::Cache(_))) => Err(error.into()),
+        Err(error) => damage::<()>(findings, "image", Err(error)).map(|_| ()),
+    };
+    Ok(checked?)
+}
+
+/// An image that is damaged is a finding; one that cannot be read is an error.
+fn damage<T>(findings: &mut Findings, what: &str, result: Result<T, ImageError>) -> Result<Option<T>, ImageError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error @ (ImageError::Fs(_) | ImageError::Cache(_))) => Err(error),
         Err(error) => {
-            fail(findings, "image", error.to_string());
-            Ok(())
+            fail(findings, what, error.to_string());
+            Ok(None)
         }
     }
 }
 
-/// Checks a system slot: every file has the digest that `image.json` says, and the root file system the root hash.
-fn slot(findings: &mut Findings, disk: &DiskImage, partition: &Partition, what: &str) -> Result<(), OpError> {
-    let Some(slot) = Slot::open(disk, partition)? else { return Ok(()) };
-    let metadata = &slot.metadata;
+/// Checks a system: every file has the digest that `image.json` says, and the root file system the root hash.
+fn check(findings: &mut Findings, system: &System<'_>, what: &str) -> Result<(), ImageError> {
+    let metadata = &system.metadata;
     for name in SLOT_FILES.into_iter().filter(|name| *name != layout::SLOT_METADATA) {
         let expected = match name {
             layout::SLOT_KERNEL => metadata.kernel_sha256,
             layout::SLOT_ROOT => metadata.root.sha256,
             _ => metadata.initramfs_sha256,
         };
-        let told = match slot.digest(name)? {
+        let what = format!("{what}: {name}");
+        let Some(found) = damage(findings, &what, system.digest(name))? else { continue };
+        let told = match found {
             None => Err("is missing".to_owned()),
-            Some(file) if file.sha256 == expected => Ok(((), format!("sha256 {expected}, as image.json says"))),
+            Some(file) if file.sha256 == expected => Ok(((), "has the digest that image.json says".to_owned())),
             Some(file) => Err(format!("has SHA-256 {}; image.json says {expected}", file.sha256)),
         };
-        findings.add(&format!("{what}: {name}"), told);
+        findings.add(&what, told);
     }
-    let Some(root) = slot.file(layout::SLOT_ROOT)? else { return Ok(()) };
-    let checked =
-        verity::check(|buffer, position| root.read_exact_at(buffer, position), root.size(), &metadata.root.verity);
-    let told = checked.map_err(|fault| fault.to_string());
-    let told = told.map(|()| ((), format!("root hash {} holds", metadata.root.verity.root_hash)));
-    findings.add(&format!("{what}: dm-verity"), told);
+    let what = format!("{what}: dm-verity");
+    if let Some(Some(checked)) = damage(findings, &what, system.verity())? {
+        let told = checked.map(|()| ((), format!("root hash {} holds", metadata.root.verity.root_hash)));
+        findings.add(&what, told.map_err(|fault| fault.to_string()));
+    }
     Ok(())
 }

@@ -586,7 +586,7 @@ impl Builder<'_> {
             inputs.insert(format!("overlay {name}"), Input::Digest(overlay.digest));
         }
         let task = Task::Root { parts: merged.clone(), kernel: kernel.clone(), runtime: runtime.clone() };
-        let step = self.push("root", "root", 4, Pool::Processor, task).inputs(&inputs);
+        let step = self.push("root", "root", 5, Pool::Processor, task).inputs(&inputs);
         let step = step
             .parameter("composer", &self.inputs.composer)
             .parameter("image", image)
