@@ -347,7 +347,7 @@ fn poison_is_refused(first: &Machine, registry: &Registry, image: Digest) {
     let swapped = store.largest(&shim);
     let size = fs::metadata(&swapped).unwrap().len();
     fs::write(&swapped, vec![7; size as usize]).unwrap();
-    let poisoned = unpacked(&store, "busybox-static");
+    let poisoned = unpacked(&store, "libc6");
     let truncated = store.largest(&poisoned);
     let whole = fs::read(&truncated).unwrap();
     fs::write(&truncated, &whole[..whole.len() / 2]).unwrap();

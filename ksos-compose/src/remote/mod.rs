@@ -74,6 +74,9 @@ pub struct Remote {
     /// Writes: shown as one task.
     upload: Downloader,
     registries: Registries,
+    /// What is asked for when it is read: whoever may write asks for that, which can be allowed where there is no
+    /// repository yet.
+    action: Action,
     progress: Arc<dyn Progress>,
     tell: Tell,
     /// Where the blobs of a step are, by its key; none when the step is not there.
@@ -180,13 +183,14 @@ impl Remote {
         let ask = Downloader::new(cache.clone(), options.clone(), Arc::new(Silent));
         let upload = Downloader::new(cache.clone(), NetOptions { retries: 3, ..options }, Arc::new(Silent));
         let writes = settings.mode == CacheMode::ReadWrite;
-        let remote = Remote {
+        let mut remote = Remote {
             settings,
             cache,
             ask,
             net,
             upload,
             registries,
+            action: if writes { Action::Push } else { Action::Pull },
             progress,
             tell,
             looked_up: Mutex::default(),
@@ -199,8 +203,19 @@ impl Remote {
             written: AtomicU64::new(0),
             unwritten: AtomicU64::new(0),
         };
-        remote.registry(&remote.ask).digest_of(record::PROBE_TAG)?;
+        match remote.probe() {
+            Err(RegistryError::Fetch(error @ FetchError::Denied { .. })) if writes => {
+                remote.action = Action::Pull;
+                remote.probe()?;
+                remote.failed(&remote.writing, "it is read only", &error.into());
+            }
+            result => result?,
+        }
         Ok(Arc::new(remote))
+    }
+
+    fn probe(&self) -> Result<(), RegistryError> {
+        self.registry(&self.ask).digest_of(record::PROBE_TAG).map(drop)
     }
 
     /// Returns the repository for people: `HOST/REPOSITORY`.
@@ -224,7 +239,7 @@ impl Remote {
     }
 
     fn registry<'a>(&'a self, net: &'a Downloader) -> Registry<'a> {
-        Registry::new(net, &self.registries, &self.settings.place, Action::Pull)
+        Registry::new(net, &self.registries, &self.settings.place, self.action)
     }
 
     fn warn(&self, text: &str) {

@@ -23,6 +23,7 @@ use crate::cache::{Blob, CacheError};
 use crate::effects::clock;
 use crate::effects::fs::{self, Context, FsError};
 use crate::graph::{Description, Outputs};
+use crate::manifest::CacheMode;
 use crate::registry::push::{Artifact, Layer, push};
 use crate::registry::{Registry, RegistryError};
 use crate::sign::{SignError, sign_envelope};
@@ -81,7 +82,11 @@ struct Prepared {
 impl Remote {
     /// Takes what a step gave, to be written in the background. Does nothing where nothing is written.
     pub fn write(self: &Arc<Self>, upload: Upload) {
-        if !self.writing.is_on() || !(self.signs() || upload.download) {
+        if self.settings.mode != CacheMode::ReadWrite || !(self.signs() || upload.download) {
+            return;
+        }
+        if !self.writing.is_on() {
+            self.unwritten.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let mut writer = lock(&self.writer);
