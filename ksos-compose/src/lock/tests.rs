@@ -296,6 +296,44 @@ fn container_images_are_written_and_read() {
     assert_eq!(change.to_string(), format!("x86_64 container-image hello: added {digest}"));
 }
 
+fn with_tinycore() -> Lock {
+    let file = |name: &str, path: &str, version: Option<&str>| PinnedFile {
+        name: name.into(),
+        path: path.into(),
+        size: 7,
+        sha256: Digest::of(name.as_bytes()),
+        version: version.map(str::to_owned),
+        license: version.map(|_| "GPL \"2\"".to_owned()),
+    };
+    // The order is that of merging, not of names.
+    let files = vec![
+        file("z.gz", "release/z.gz", None),
+        file("b.tcz", "tcz/b.tcz", Some("1.2")),
+        file("a.tcz", "tcz/a.tcz", None),
+    ];
+    let mut lock = Lock::default();
+    let resolved = Resolved::TinyCore(files);
+    lock.insert(Arch::X86_64, "base", Component { request: Digest::of(b"request"), resolved });
+    lock
+}
+
+#[test]
+fn tiny_core_bases_are_written_and_read() {
+    let text = with_tinycore().to_text();
+    assert!(text.contains("\n[x86_64.base]\nsource = \"tinycore\"\n"), "{text}");
+    assert_eq!(parse(&text).unwrap(), with_tinycore());
+    let shown: Vec<String> = changes(&Lock::default(), &with_tinycore()).iter().map(ToString::to_string).collect();
+    assert_eq!(shown[1], "x86_64 base b.tcz: added 1.2");
+    for (from, to, message) in [
+        ("tcz/a.tcz", "../a.tcz", "\"../a.tcz\" is not a path below a mirror"),
+        ("\"a.tcz\"", "\"b.tcz\"", "file b.tcz is there twice"),
+        ("files = [", "url = \"http://x\"\nfiles = [", "a Tiny Core base has files and nothing else"),
+    ] {
+        let error = parse(&text.replace(from, to)).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+}
+
 #[test]
 fn damaged_container_images_are_refused() {
     let text = with_image().to_text();

@@ -116,3 +116,81 @@ fn the_check_finds_what_is_broken() {
         assert!(broken.contains(text), "no {text:?} in {broken}");
     }
 }
+
+/// The example's kernel, built, and Tiny Core's base, as two components of the example.
+fn with_sources(toolchain: &str, option: &str, epoch: u64) -> Plan {
+    use crate::manifest::{DiskFiles, load};
+    use crate::source::kernel::{Base, Fragment};
+    use crate::source::tinycore::{Kind, PinnedFile};
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/custom-kernel.toml");
+    let manifest = load(&path, Some(Arch::X86_64), &DiskFiles).unwrap().manifest;
+    let mut components = components(&manifest, Arch::X86_64);
+    let build = KernelBuild {
+        component: "built-kernel".into(),
+        from: "linux-source".into(),
+        base: KernelBuildBase::Known(Base::Target("tinyconfig")),
+        fragments: vec![Fragment { name: "own.config".into(), text: option.into() }],
+        compiler: crate::manifest::KernelCompiler::Gcc,
+        toolchain: toolchain.into(),
+    };
+    components.insert("built-kernel".into(), ResolvedComponent { content: Resolved::Kernel(build) });
+    let file = |name: &str, kind| TinyCoreFile {
+        pinned: PinnedFile {
+            name: name.into(),
+            path: format!("tcz/{name}"),
+            size: 7,
+            sha256: Digest::of(name.as_bytes()),
+            version: None,
+            license: None,
+        },
+        kind,
+        place: TinyCorePlace::Urls(vec![format!("http://mirror/tcz/{name}")]),
+    };
+    let files = vec![file("core.gz", Kind::Base), file("b.tcz", Kind::Extension), file("a.tcz", Kind::Extension)];
+    components.insert("base".into(), ResolvedComponent { content: Resolved::TinyCore(files) });
+    let overlays = BTreeMap::new();
+    plan(&Inputs {
+        manifest: &manifest,
+        arch: Arch::X86_64,
+        epoch,
+        components: &components,
+        overlays: &overlays,
+        images: &BTreeMap::new(),
+        trust: None,
+        required_options: &[],
+        composer: "test",
+    })
+}
+
+fn step<'a>(plan: &'a Plan, name: &str) -> &'a Step {
+    plan.steps.iter().find(|step| step.name == name).unwrap_or_else(|| panic!("there is no step {name}"))
+}
+
+#[test]
+fn a_kernel_is_built_after_its_source_and_from_what_counts_alone() {
+    let plan = with_sources("gcc 1", "CONFIG_A=y", 1);
+    assert_eq!(check::check(&plan), Vec::<String>::new());
+    let built = step(&plan, "kernel built-kernel");
+    assert!(built.inputs.contains_key("linux-source_1_amd64"), "{:?}", built.inputs);
+    let index = step(&plan, "kernel");
+    assert!(matches!(&index.inputs["built-kernel"], Input::Output { step, .. } if step == "kernel built-kernel"));
+    // Another time is no other kernel; another compiler or option is.
+    let parameters = |toolchain: &str, option: &str, epoch| {
+        step(&with_sources(toolchain, option, epoch), "kernel built-kernel").parameters.clone()
+    };
+    assert_eq!(parameters("gcc 1", "CONFIG_A=y", 2), built.parameters);
+    assert_ne!(parameters("gcc 2", "CONFIG_A=y", 1), built.parameters);
+    assert_ne!(parameters("gcc 1", "CONFIG_A=m", 1), built.parameters);
+}
+
+#[test]
+fn a_tiny_core_base_is_merged_in_its_order() {
+    let plan = with_sources("gcc 1", "", 1);
+    let (part, _) = &plan.parts["base"];
+    assert_eq!(part.inputs, ["base core.gz", "base b.tcz", "base a.tcz"]);
+    let unpack = step(&plan, "unpack base core.gz");
+    assert_eq!(unpack.parameters["kind"], "\"base\"");
+    assert!(matches!(&unpack.inputs["blob"], Input::Output { step, .. } if step == "fetch base core.gz"));
+    let text = serde_json::to_string(&plan).unwrap();
+    assert!(!text.contains("http://mirror"), "{text}");
+}
