@@ -1,7 +1,6 @@
 //! Block devices of Linux: exclusive access, zeroing, reading past the page cache, partition tables.
 //!
 //! Elsewhere devices are files: nothing is exclusive, and zeros are written. Plain files work the same way, which is what most tests use. No limits of its own: callers check sizes.
-#![expect(clippy::disallowed_methods, reason = "`effects` is where devices are opened")]
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
@@ -241,6 +240,7 @@ mod linux {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make files of their own")]
 mod tests {
     use super::*;
 
