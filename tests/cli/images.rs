@@ -170,3 +170,35 @@ fn verify_proves_an_image_or_names_what_differs() {
     assert!(outcome.stdout.contains("etc/motd"), "{}", outcome.stdout);
     assert!(!outcome.stdout.contains("usr/bin/containerd\""), "{}", outcome.stdout);
 }
+
+#[test]
+fn a_part_alone_has_the_bytes_of_the_image_and_makes_no_build_stale() {
+    use ksos_compose::image::{DiskImage, Slot};
+    let project = Project::new();
+    run(&mut project.build()).expect_code(0);
+    let outcome =
+        run(project.build().args(["--only", "kernel,initramfs", "--only", "rootfs", "--json"])).expect_code(0);
+    let listed: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let disk = DiskImage::open(&project.image()).unwrap();
+    let slot = Slot::open(&disk, disk.partition(2).unwrap()).unwrap().unwrap();
+    for (format, name, file) in [
+        ("kernel", "vmlinuz", "vmlinuz"),
+        ("rootfs", "root.squashfs", "root.squashfs"),
+        ("initramfs", "kubesolo-os.gz", "initrd"),
+    ] {
+        let artifact = listed["artifacts"].as_array().unwrap().iter().find(|one| one["format"] == format).unwrap();
+        let path = format!("out/containerd-node-0.1.0-x86_64.{file}");
+        assert_eq!(artifact["path"], path);
+        let digest = ksos_formats::Digest::of(&fs::read(project.path.join(path)).unwrap());
+        assert_eq!(digest, slot.digest(name).unwrap().unwrap().sha256, "{name}");
+        assert_eq!(artifact["sha256"], digest.hex());
+    }
+    // Steps that a part does not need do not run: a kernel needs no root that works.
+    project.edit(EXAMPLE, "/usr/bin/containerd\", \"--config\"", "/usr/bin/missing\", \"--config\"");
+    run(project.build().args(["--only", "kernel"])).expect_code(0);
+    run(project.build().args(["--only", "rootfs"])).expect_code(1);
+    project.edit(EXAMPLE, "/usr/bin/missing", "/usr/bin/containerd");
+    let outcome = run(&mut project.build()).expect_code(0);
+    assert!(outcome.stderr.contains("0 of "), "{}", outcome.stderr);
+    run(project.build().args(["--only", "kernel", "--format", "disk"])).expect_code(2);
+}

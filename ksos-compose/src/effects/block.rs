@@ -1,11 +1,10 @@
 //! Block devices of Linux: exclusive access, zeroing, reading past the page cache, partition tables.
 //!
-//! Plain files work the same way, which is what most tests use. No limits of its own: callers check sizes.
-#![expect(clippy::disallowed_methods, reason = "`effects` is where devices are opened")]
+//! Elsewhere devices are files: nothing is exclusive, and zeros are written. Plain files work the same way, which is what most tests use. No limits of its own: callers check sizes.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::fs::{Context, FsError};
@@ -76,7 +75,7 @@ impl Device {
     pub fn open(path: &Path) -> Result<Self, FsError> {
         // "O_EXCL can be used without O_CREAT if pathname refers to a block device. If the block device is in use by
         // the system (e.g., mounted), open() fails with the error EBUSY" (open(2)).
-        Self::open_with(path, true, libc_flags::O_EXCL)
+        Self::open_with(path, true, linux::O_EXCL)
     }
 
     /// Opens the device at `path` for reading past the page cache.
@@ -89,15 +88,14 @@ impl Device {
 
     fn open_with(path: &Path, write: bool, flags: i32) -> Result<Self, FsError> {
         let open = |flags| File::options().read(true).write(write).custom_flags(flags).open(path);
-        let mut file = match open(flags | libc_flags::O_DIRECT) {
+        let mut file = match open(flags | linux::O_DIRECT) {
             // A file system that knows only buffered files.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => open(flags),
             result => result,
         }
         .context("open", path)?;
         let metadata = file.metadata().context("stat", path)?;
-        let block = metadata.mode() & 0o170_000 == 0o060_000;
-        let number = block.then(|| device_number(metadata.rdev()));
+        let number = linux::number(&metadata);
         let size = file.seek(SeekFrom::End(0)).context("find the size of", path)?;
         Ok(Device { file, size, number })
     }
@@ -124,13 +122,8 @@ impl Device {
     /// # Errors
     /// As write(2).
     pub fn zero(&self, offset: u64, length: u64) -> io::Result<()> {
-        use rustix::fs::{FallocateFlags as Flags, fallocate};
-        // Linux block/fops.c, blkdev_fallocate: the first is refused unless the device unmaps to zeros, the second is
-        // done by writing when the device cannot.
-        for how in [Flags::PUNCH_HOLE, Flags::ZERO_RANGE] {
-            if fallocate(&self.file, how | Flags::KEEP_SIZE, offset, length).is_ok() {
-                return Ok(());
-            }
+        if linux::zero(&self.file, offset, length) {
+            return Ok(());
         }
         let zeros = Buffer::new(ZEROS);
         let mut done = 0;
@@ -152,40 +145,102 @@ impl Device {
 
     /// Drops what the page cache holds of it, so that reads ask the medium where direct reads cannot be had.
     pub fn forget(&self) {
-        // A hint, and nothing depends on it where reads are direct.
-        let _ = rustix::fs::fadvise(&self.file, 0, None, rustix::fs::Advice::DontNeed);
+        linux::forget(&self.file);
     }
 
     /// Returns the size of its sectors in bytes; 512 for a plain file.
     pub fn sector_size(&self) -> u32 {
-        rustix::fs::ioctl_blksszget(&self.file).unwrap_or(512)
+        linux::sector_size(&self.file).unwrap_or(512)
     }
 
     /// Makes the kernel read the partition table again.
     ///
     /// # Errors
     /// When the kernel cannot, or a partition of the old table is in use.
-    #[expect(unsafe_code, reason = "ioctl(2) has no safe form")]
     pub fn read_partitions_again(&self) -> io::Result<()> {
-        /// Linux `include/uapi/linux/fs.h`: `_IO(0x12, 95)`.
-        const BLKRRPART: rustix::ioctl::Opcode = 0x125f;
-        // SAFETY: the request takes no argument and touches no memory of this process.
-        unsafe { rustix::ioctl::ioctl(&self.file, rustix::ioctl::NoArg::<BLKRRPART>::new()) }.map_err(io::Error::from)
+        linux::read_partitions_again(&self.file)
     }
 }
 
-/// Splits the number of a device as stat(2) gives it.
-pub fn device_number(device: u64) -> DeviceNumber {
-    DeviceNumber(rustix::fs::major(device), rustix::fs::minor(device))
+/// What only Linux has.
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::fs::File;
+    use std::io;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+    use rustix::fs::{Advice, FallocateFlags as Flags, OFlags};
+
+    use super::DeviceNumber;
+
+    pub(super) const O_EXCL: i32 = OFlags::EXCL.bits() as i32;
+    pub(super) const O_DIRECT: i32 = OFlags::DIRECT.bits() as i32;
+
+    pub(super) fn number(metadata: &std::fs::Metadata) -> Option<DeviceNumber> {
+        let device = metadata.rdev();
+        metadata
+            .file_type()
+            .is_block_device()
+            .then(|| DeviceNumber(rustix::fs::major(device), rustix::fs::minor(device)))
+    }
+
+    /// Linux block/fops.c, blkdev_fallocate: the first way is refused unless the device unmaps to zeros, the second is
+    /// done by writing when the device cannot.
+    pub(super) fn zero(file: &File, offset: u64, length: u64) -> bool {
+        let zero = |how| rustix::fs::fallocate(file, how | Flags::KEEP_SIZE, offset, length).is_ok();
+        zero(Flags::PUNCH_HOLE) || zero(Flags::ZERO_RANGE)
+    }
+
+    pub(super) fn forget(file: &File) {
+        // A hint, and nothing depends on it where reads are direct.
+        let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
+    }
+
+    pub(super) fn sector_size(file: &File) -> Option<u32> {
+        rustix::fs::ioctl_blksszget(file).ok()
+    }
+
+    #[expect(unsafe_code, reason = "ioctl(2) has no safe form")]
+    pub(super) fn read_partitions_again(file: &File) -> io::Result<()> {
+        /// Linux `include/uapi/linux/fs.h`: `_IO(0x12, 95)`.
+        const BLKRRPART: rustix::ioctl::Opcode = 0x125f;
+        // SAFETY: the request takes no argument and touches no memory of this process.
+        unsafe { rustix::ioctl::ioctl(file, rustix::ioctl::NoArg::<BLKRRPART>::new()) }.map_err(io::Error::from)
+    }
 }
 
-/// Flags of open(2) by rustix's values.
-mod libc_flags {
-    pub(super) const O_EXCL: i32 = rustix::fs::OFlags::EXCL.bits() as i32;
-    pub(super) const O_DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits() as i32;
+/// What stands for it elsewhere.
+#[cfg(not(target_os = "linux"))]
+mod linux {
+    use std::fs::File;
+    use std::io;
+
+    use super::DeviceNumber;
+
+    pub(super) const O_EXCL: i32 = 0;
+    pub(super) const O_DIRECT: i32 = 0;
+
+    pub(super) fn number(_: &std::fs::Metadata) -> Option<DeviceNumber> {
+        None
+    }
+
+    pub(super) fn zero(_: &File, _: u64, _: u64) -> bool {
+        false
+    }
+
+    pub(super) fn forget(_: &File) {}
+
+    pub(super) fn sector_size(_: &File) -> Option<u32> {
+        None
+    }
+
+    pub(super) fn read_partitions_again(_: &File) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make files of their own")]
 mod tests {
     use super::*;
 

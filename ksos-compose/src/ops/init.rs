@@ -219,6 +219,7 @@ fn ignore(directory: &Path, line: &str) -> Result<Option<PathBuf>, FsError> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests make files of their own")]
 mod tests {
     use super::*;
 

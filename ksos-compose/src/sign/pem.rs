@@ -149,15 +149,7 @@ impl NewKey {
     /// [`SignError::Random`].
     pub fn generate() -> Result<Self, SignError> {
         let mut seed = [0; 32];
-        let mut filled = 0;
-        while filled < seed.len() {
-            let flags = rustix::rand::GetRandomFlags::empty();
-            match rustix::rand::getrandom(&mut seed[filled..], flags) {
-                Ok(count) => filled += count,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(SignError::Random(error.into())),
-            }
-        }
+        crate::effects::random::fill(&mut seed).map_err(SignError::Random)?;
         let LocalSigner { key, public_key, .. } = LocalSigner::new(SigningKey::from_bytes(&seed), "a new key")?;
         Ok(NewKey { public_key, key })
     }

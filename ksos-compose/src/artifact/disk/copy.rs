@@ -70,7 +70,14 @@ fn shares_blocks(source: &File, target: &File) -> bool {
     device(source).is_some() && device(source) == device(target) && magic.is_some_and(|magic| SHARING.contains(&magic))
 }
 
+/// Other systems than Linux share blocks of whole files only.
+#[cfg(not(target_os = "linux"))]
+fn clone_range(_: &File, _: u64, _: &File, _: u64, _: u64) -> io::Result<u64> {
+    Ok(0)
+}
+
 /// Lets the kernel share or copy as much as it will, and returns how many bytes that was.
+#[cfg(target_os = "linux")]
 fn clone_range(source: &File, start: u64, target: &File, offset: u64, end: u64) -> io::Result<u64> {
     let mut done = 0;
     while start + done < end {

@@ -1,4 +1,5 @@
 //! Fixtures of sysfs and disks that are plain files. What needs a real device is in `tests/cli/flash.rs`.
+#![expect(clippy::disallowed_methods, reason = "tests make files of their own and run tools")]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -11,6 +11,7 @@ use super::seed::{Seed, complete};
 use super::{Forward, KubeconfigRequest, Medium, Outcome, RunError, RunOptions, Until, kubeconfig, run, set_up};
 use crate::artifact::disk::copy_sparse;
 use crate::effects::fs::{self, AtomicFile, Context};
+use crate::effects::random;
 use crate::manifest::Size;
 use crate::ops::OpError;
 
@@ -141,9 +142,7 @@ fn kubeconfig_request(path: &Path, forwards: &mut Vec<Forward>) -> Result<Kubeco
     };
     let (port, api_port) = (leads_to(kubeconfig::PORT)?, leads_to(kubeconfig::API_PORT)?);
     let mut bytes = [0; 16];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(std::io::Error::from)
-        .context("make a token for", path)?;
+    random::fill(&mut bytes).context("make a token for", path)?;
     let token = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(KubeconfigRequest { path: path.to_owned(), port, api_port, token })
 }
