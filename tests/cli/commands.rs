@@ -25,7 +25,7 @@ fn shell(line: &str) -> Vec<Vec<String>> {
     let mut quote = None;
     let mut characters = line.chars().peekable();
     let mut redirected = false;
-    let mut end = |word: &mut Option<String>, words: &mut Vec<String>, redirected: &mut bool| {
+    let end = |word: &mut Option<String>, words: &mut Vec<String>, redirected: &mut bool| {
         if let Some(word) = word.take()
             && !std::mem::take(redirected)
         {

@@ -68,6 +68,7 @@ fn write_image(path: &Path) {
             partition("FULL", 1, 4 * MIB, PartitionContent::File(content)),
             partition("DATA", 2, 3 * MIB, PartitionContent::Empty),
         ],
+        bios: None,
     };
     let mut file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
     write(&mut file, &spec).unwrap();

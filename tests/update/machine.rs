@@ -234,6 +234,7 @@ pub fn disk_spec(esp: u64, slot: u64) -> disk::DiskSpec {
             partition(layout::SLOT_A_LABEL, linux, "11111111-2222-3333-4444-55555555AAAB", slot),
             partition(layout::SLOT_B_LABEL, linux, "11111111-2222-3333-4444-55555555AAAC", slot),
         ],
+        bios: None,
     }
 }
 

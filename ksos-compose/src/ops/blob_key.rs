@@ -17,7 +17,7 @@ pub enum BlobKey {
     /// Ed25519: it signs releases, too.
     Ed25519(OpenedKey),
     /// ECDSA P-256.
-    Ecdsa(CosignSigner),
+    Ecdsa(Box<CosignSigner>),
 }
 
 impl BlobKey {
@@ -109,7 +109,7 @@ fn open_one(source: &KeySource, public_keys: &[PathBuf], surroundings: Surroundi
     match sign::open(std::slice::from_ref(source), public_keys, surroundings) {
         Ok(mut keys) => Ok(BlobKey::Ed25519(keys.remove(0))),
         Err(error @ SignError::Key { .. }) => {
-            CosignSigner::open(source, surroundings).map(BlobKey::Ecdsa).map_err(|_| error)
+            CosignSigner::open(source, surroundings).map(|key| BlobKey::Ecdsa(Box::new(key))).map_err(|_| error)
         }
         Err(error) => Err(error),
     }

@@ -248,7 +248,7 @@ mod tests {
             assert!(ignore(directory.path(), "/out/").unwrap().is_none());
             let text = std::fs::read_to_string(&path).unwrap();
             assert_eq!(text.lines().filter(|line| *line == "/out/").count(), 1, "{text}");
-            assert!(text.starts_with(before.trim_end()) && text.ends_with("\n/out/\n") == !before.is_empty());
+            assert!(text.starts_with(before.trim_end()) && text.ends_with("\n/out/\n") != before.is_empty());
         }
     }
 }

@@ -294,6 +294,7 @@ fn write_image(path: &Path) -> u64 {
             partition("FULL", 6 * MIB, 3, PartitionContent::File(content)),
             partition("DATA", MIB, 4, PartitionContent::Empty),
         ],
+        bios: None,
     };
     let mut file = File::options().read(true).write(true).create_new(true).open(path).unwrap();
     crate::artifact::disk::write(&mut file, &spec).unwrap().size

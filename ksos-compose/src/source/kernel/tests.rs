@@ -1,5 +1,4 @@
 //! A kernel source of a few lines, whose `Makefile` answers as the kernel's does, and tools that say who they are.
-#![expect(clippy::disallowed_methods, reason = "tests make programs and links")]
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 

@@ -20,11 +20,14 @@ const TOKEN_LIMIT: u64 = 1 << 20;
 /// A token that is refused sooner after it was given was not refused for its age.
 const TOKEN_YOUTH: Duration = Duration::from_secs(10);
 
+/// Whose access it is: a repository, what is done there, and further repositories to pull from.
+type AccessKey = (Place, Action, Vec<String>);
+
 /// What registries are told, by repository.
 #[derive(Debug)]
 pub struct Registries {
     config: Option<PathBuf>,
-    known: Mutex<BTreeMap<(Place, Action, Vec<String>), Arc<Access>>>,
+    known: Mutex<BTreeMap<AccessKey, Arc<Access>>>,
 }
 
 /// What a token is to allow.

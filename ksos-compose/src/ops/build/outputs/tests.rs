@@ -15,7 +15,7 @@ use crate::graph::Reason;
 use crate::oci::document::{ImageBlob, MANIFEST};
 use crate::oci::layout::{self, Item};
 use crate::oci::{self, ImageSpec, LayerCompression};
-use crate::ops::{Environment, LockMode, OpError, Reporter, Session};
+use crate::ops::{Environment, LockMode, OpError, RemoteOptions, Reporter, Session};
 use crate::testing::has_tool;
 use crate::tree::{Content, Entry, Meta, Node, Tree};
 
@@ -33,12 +33,13 @@ fn session(directory: &Path) -> Session {
         jobs: 2,
         reporter: Shared::new(Nobody),
         progress: Shared::new(Silent),
+        remote: RemoteOptions::default(),
     }
 }
 
 fn options() -> Options {
     let (lock, sign) = (LockMode::default(), SignOptions::default());
-    Options { out: "out".into(), fresh: false, hash: true, lock, sign }
+    Options { out: "out".into(), fresh: false, hash: true, lock, sign, invocation_id: None }
 }
 
 /// Writes the image of one architecture, whose only file says `text`, as a build does.
@@ -79,7 +80,19 @@ fn built(session: &Session, arch: Arch, text: &str) -> Result<Built, OpError> {
         platforms: Vec::new(),
     };
     let (name, version) = ("edge".to_owned(), "1.2.3+4".to_owned());
-    Ok(Built { name, version, arch, artifacts: vec![artifact], fresh: false, ran: 0, steps: 0, usage: Vec::new() })
+    Ok(Built {
+        name,
+        version,
+        arch,
+        artifacts: vec![artifact],
+        documents: Vec::new(),
+        checksums: false,
+        fresh: false,
+        ran: 0,
+        steps: 0,
+        usage: Vec::new(),
+        remote: None,
+    })
 }
 
 #[test]
