@@ -1,5 +1,6 @@
 //! `flash` on a real block device: a loop device, which needs root. What it decides, and disks that fail while they are
 //! written, are tested beside the code.
+#![expect(clippy::print_stderr, reason = "tests tell what they skip")]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! Every output format of a real image, read by the programs that it is for.
+#![expect(clippy::print_stderr, reason = "tests tell what they skip")]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

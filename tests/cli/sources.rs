@@ -1,4 +1,5 @@
 //! Kernels that are built, Tiny Core bases, and files for boards: whole builds with stand-ins for what is far away or slow.
+#![expect(clippy::print_stderr, reason = "tests tell what they skip")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
