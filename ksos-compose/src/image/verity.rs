@@ -58,10 +58,12 @@ pub enum VerityFault {
 /// [`VerityFault`].
 pub fn check(read: impl Fn(&mut [u8], u64) -> io::Result<()>, size: u64, verity: &Verity) -> Result<(), VerityFault> {
     let Verity { data_blocks, root_hash, salt } = verity;
+    if *data_blocks == 0 || *data_blocks > MOST_BLOCKS {
+        return Err(VerityFault::Size { expected: data_blocks.saturating_mul(BLOCK), found: size });
+    }
     let levels = levels(*data_blocks);
-    let tree: u64 = levels.iter().map(|(_, count)| count).sum();
-    let expected = data_blocks.saturating_add(tree).saturating_mul(BLOCK);
-    if *data_blocks == 0 || *data_blocks > MOST_BLOCKS || size != expected {
+    let expected = (data_blocks + levels.iter().map(|(_, count)| count).sum::<u64>()) * BLOCK;
+    if size != expected {
         return Err(VerityFault::Size { expected, found: size });
     }
     let mut digests = hash(&read, 0, *data_blocks, salt)?;

@@ -75,11 +75,11 @@ pub fn parse(text: &str, package: &str) -> Option<Licence> {
         expressions.insert(expression);
     }
     let several = expressions.len() > 1;
-    let parts: Vec<String> = expressions
+    let parts: BTreeSet<String> = expressions
         .into_iter()
         .map(|expression| if several && expression.contains(" OR ") { format!("({expression})") } else { expression })
         .collect();
-    let expression = parts.join(" AND ");
+    let expression = parts.into_iter().collect::<Vec<_>>().join(" AND ");
     let references = references.into_iter().collect();
     (!expression.is_empty() && expression.len() <= MOST).then_some(Licence { expression, references })
 }

@@ -59,7 +59,19 @@ fn the_full_manifest_is_valid_for_both_architectures() {
 fn values_are_read_into_types() {
     let Manifest { kernel, components, partitions, services, container_images, sysctl, root, .. } =
         full(Arch::X86_64).manifest;
-    assert_eq!(components.keys().collect::<Vec<_>>(), ["boot-loader", "extra", "kernel", "kubesolo", "runtime"]);
+    let names = [
+        "boot-loader",
+        "built-kernel",
+        "extra",
+        "kernel",
+        "kubesolo",
+        "like-packaged",
+        "local-tiny-core",
+        "other-kernel",
+        "runtime",
+        "tiny-core",
+    ];
+    assert_eq!(components.keys().collect::<Vec<_>>(), names);
     let Source::Http(http) = &components["kubesolo"].source else { panic!("kubesolo is a download") };
     assert_eq!(http.max_size, Size(512 << 20));
     assert_eq!(
