@@ -9,6 +9,7 @@ mod images;
 mod publish;
 mod registry;
 mod release;
+mod supply;
 
 use std::fs;
 use std::path::PathBuf;
