@@ -221,7 +221,7 @@ impl View {
             self.line("  no digests, signatures, bills of materials or provenance");
         }
         for Beside { what, name, detail } in beside {
-            let line = format!("  {what:<12}{:<44}{}", cut(&shown(name), 43), cut(&shown(detail), 22));
+            let line = format!("  {what:<12}{:<48}{}", cut(&shown(name), 47), cut(&shown(detail), 18));
             self.line(&line);
         }
     }

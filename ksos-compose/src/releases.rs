@@ -225,8 +225,10 @@ fn verify_file(session: &Session, arguments: &VerifyArguments) -> Result<ExitCod
     if !arguments.key_sets.is_empty() {
         return Err(PublishError::Usage("a file is verified by --key; key sets are for releases and channels").into());
     }
-    let keys = public_keys(session, arguments.keys.iter().chain(&arguments.cosign_keys))?;
-    let findings = ops::verify_file::verify(session, &path, &arguments.target, &keys)?;
+    let all = public_keys(session, arguments.keys.iter())?;
+    let any = public_keys(session, arguments.cosign_keys.iter())?;
+    let keys = ops::verify_file::Keys { all: &all, any: &any };
+    let findings = ops::verify_file::verify(session, &path, &arguments.target, keys)?;
     Ok(told(&findings, arguments))
 }
 
@@ -256,6 +258,9 @@ pub fn verify(session: &Session, arguments: &VerifyArguments) -> Result<ExitCode
     let directory = &session.environment.directory;
     if verify_artifact::is_file(session, &arguments.target) {
         return verify_file(session, arguments);
+    }
+    if !arguments.target.contains("://") {
+        fs::metadata(&directory.join(&arguments.target))?;
     }
     if let Some(code) = verify_image(session, arguments)? {
         return Ok(code);

@@ -16,6 +16,7 @@ mod registry;
 mod release;
 mod remote_cache;
 mod sources;
+mod supply;
 
 use std::fs;
 use std::path::PathBuf;

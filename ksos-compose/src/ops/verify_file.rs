@@ -1,9 +1,11 @@
 //! `verify` of a file: its digest in `SHA256SUMS` and in the provenance beside it, their signatures, and, of a disk image
 //! or an ISO, whether what is inside belongs together as a boot checks it.
 //!
-//! What is wrong is a finding; that something cannot be read is an error. What is not beside the file is told, and wrong
-//! only where a key was given and nothing signed by it vouches for the file.
+//! What is wrong is a finding; that something cannot be read is an error. A file vouches for another when it has its digest
+//! and is signed. What is not beside the file is told; it is wrong where a key was given and nothing signed by it vouches
+//! for the file, or where nothing at all says what the file should be. Of `SHA256SUMS` itself every file in it is verified.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -26,29 +28,76 @@ use crate::image::{ImageError, SLOT_FILES, System};
 const SIGNATURE_LIMIT: u64 = 1 << 20;
 /// The most documents of provenance that are looked at.
 const MOST_DOCUMENTS: usize = 256;
+/// The most signatures of a file that are looked at: as many keys as anybody signs with.
+const MOST_SIGNATURES: usize = 16;
 
-/// Verifies the file at `path`, which the user calls `target`. Signatures count when they are by one of `keys`.
+/// Whose signatures count.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Keys<'a> {
+    /// Each of these must have signed.
+    pub all: &'a [Key],
+    /// One of these must have signed, when there are any.
+    pub any: &'a [Key],
+}
+
+impl Keys<'_> {
+    fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.any.is_empty()
+    }
+
+    /// Returns the keys that have signed, by their numbers: from 1, those of `all` first.
+    fn which(&self, has_signed: impl Fn(&Key) -> bool) -> Signers {
+        let keys = self.all.iter().chain(self.any).enumerate();
+        keys.filter(|(_, key)| has_signed(key)).map(|(number, _)| number + 1).collect()
+    }
+
+    /// Says what is missing when only `signers` have signed.
+    fn missing(&self, signers: &Signers) -> Option<String> {
+        let missing: Vec<usize> = (1..=self.all.len()).filter(|number| !signers.contains(number)).collect();
+        let any = self.any.is_empty() || signers.iter().any(|number| *number > self.all.len());
+        match (missing.is_empty(), any) {
+            (true, true) => None,
+            (false, _) => Some(format!("nothing that is signed by {} vouches for it", named(&missing))),
+            (true, false) => Some("nothing that is signed by one of the keys vouches for it".to_owned()),
+        }
+    }
+}
+
+/// Keys by their numbers.
+type Signers = BTreeSet<usize>;
+
+fn named<'a>(numbers: impl IntoIterator<Item = &'a usize>) -> String {
+    numbers.into_iter().map(|number| format!("key {number}")).collect::<Vec<_>>().join(" and ")
+}
+
+/// Verifies the file at `path`, which the user calls `target`.
 ///
 /// # Errors
 /// What cannot be read.
-pub fn verify(session: &Session, path: &Path, target: &str, keys: &[Key]) -> Result<Findings, OpError> {
+pub fn verify(session: &Session, path: &Path, target: &str, keys: Keys<'_>) -> Result<Findings, OpError> {
     let mut findings = Findings::default();
     let sha256 = build::hash(path)?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let file = File { path, directory, name: &name, sha256 };
-    let by_list = file.list(&mut findings, keys)?;
-    let by_provenance = file.provenance(&mut findings, keys)?;
-    let by_itself = file.signature(&mut findings, keys)?;
-    let vouched = by_list || by_provenance || by_itself;
-    match (keys.is_empty(), vouched) {
-        (true, _) => {
-            note(&mut findings, target, format!("sha256 {sha256}; without --key nobody's signature is checked"))
+    let (mut known, mut signers) = (false, Signers::new());
+    if name == sums::FILE {
+        known = true;
+        file.listed(&mut findings)?;
+    } else {
+        for (found, by) in [file.list(&mut findings, keys)?, file.provenance(&mut findings, keys)?] {
+            known |= found;
+            signers.extend(by);
         }
-        (false, true) => note(&mut findings, target, format!("sha256 {sha256}, vouched for by a signature")),
-        (false, false) => fail(&mut findings, target, "nothing that is signed by the key vouches for it".to_owned()),
     }
-    inside(&mut findings, &session.cache, path)?;
+    signers.extend(file.signature(&mut findings, keys)?);
+    known |= inside(&mut findings, &session.cache, path)?;
+    match (keys.is_empty(), keys.missing(&signers)) {
+        (true, _) if !known => fail(&mut findings, target, format!("nothing says what it should be; sha256 {sha256}")),
+        (true, _) => note(&mut findings, target, format!("sha256 {sha256}; no key was given, no signature looked at")),
+        (false, None) => note(&mut findings, target, format!("sha256 {sha256}, vouched for by {}", named(&signers))),
+        (false, Some(missing)) => fail(&mut findings, target, missing),
+    }
     Ok(findings)
 }
 
@@ -68,14 +117,14 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    /// Looks into `SHA256SUMS`; says whether it has the digest and is signed.
-    fn list(&self, findings: &mut Findings, keys: &[Key]) -> Result<bool, OpError> {
+    /// Looks into `SHA256SUMS`; says whether it is there, and who has signed it when it has the digest.
+    fn list(&self, findings: &mut Findings, keys: Keys<'_>) -> Result<(bool, Signers), OpError> {
         let path = self.directory.join(sums::FILE);
         let text = match fs::read_to_string(&path, sums::LIMIT) {
             Ok(text) => text,
             Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => {
                 note(findings, sums::FILE, "there is none".to_owned());
-                return Ok(false);
+                return Ok((false, Signers::new()));
             }
             Err(error) => return Err(error.into()),
         };
@@ -85,18 +134,45 @@ impl File<'_> {
             None => Err(format!("does not list {}", self.name)),
         });
         let listed = findings.add(sums::FILE, told).is_some();
-        Ok(signed(findings, &path, sums::FILE, keys)? && listed)
+        let signers = signed(findings, &path, sums::FILE, keys)?;
+        Ok((true, if listed { signers } else { Signers::new() }))
     }
 
-    /// Looks for a signature of the file itself.
-    fn signature(&self, findings: &mut Findings, keys: &[Key]) -> Result<bool, OpError> {
+    /// Verifies every file of the list that this file is.
+    fn listed(&self, findings: &mut Findings) -> Result<(), OpError> {
+        let text = fs::read_to_string(self.path, sums::LIMIT)?;
+        let lines = match sums::parse(&text) {
+            Ok(lines) => lines,
+            Err(reason) => {
+                fail(findings, sums::FILE, reason);
+                return Ok(());
+            }
+        };
+        for line in lines {
+            let path = self.directory.join(&line.name);
+            let told = match fs::metadata(&path) {
+                Ok(found) if found.is_file() => match build::hash(&path)? {
+                    sha256 if sha256 == line.sha256 => Ok(((), "has its digest".to_owned())),
+                    sha256 => Err(format!("has SHA-256 {sha256}; {} lists {}", sums::FILE, line.sha256)),
+                },
+                Ok(_) => Err("is no file".to_owned()),
+                Err(error) if error.source.kind() == std::io::ErrorKind::NotFound => Err("is missing".to_owned()),
+                Err(error) => return Err(error.into()),
+            };
+            findings.add(&line.name, told);
+        }
+        Ok(())
+    }
+
+    /// Looks for a signature of the file itself; says whose it is.
+    fn signature(&self, findings: &mut Findings, keys: Keys<'_>) -> Result<Signers, OpError> {
         let there = sums::signature_paths(self.path, 0).iter().any(|path| fs::metadata(path).is_ok());
-        if there { signed(findings, self.path, self.name, keys) } else { Ok(false) }
+        if there { signed(findings, self.path, self.name, keys) } else { Ok(Signers::new()) }
     }
 
-    /// Looks for provenance about the file; says whether one has its digest and is signed.
-    fn provenance(&self, findings: &mut Findings, keys: &[Key]) -> Result<bool, OpError> {
-        let mut vouched = false;
+    /// Looks for provenance about the file; says whether there is some, and who has signed what has its digest.
+    fn provenance(&self, findings: &mut Findings, keys: Keys<'_>) -> Result<(bool, Signers), OpError> {
+        let (mut known, mut vouching) = (false, Signers::new());
         for document in self.documents()? {
             let name = document.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let bytes = fs::read(&document, 2 * STATEMENT_LIMIT)?;
@@ -110,19 +186,21 @@ impl File<'_> {
                 }
             };
             let Some(subject) = statement.subject.iter().find(|subject| subject.name == self.name) else { continue };
+            known = true;
             let same = subject.digest.sha256.as_deref() == Some(&self.sha256.hex());
             let told = match same {
                 true => Ok(((), format!("is about {} with its digest", self.name))),
-                false => Err(format!("is about another {}: {}", self.name, subject.digest)),
+                false => Err(format!("is about {} with {}; it has {}", self.name, subject.digest, self.sha256)),
             };
             let about = findings.add(&name, told).is_some();
             let Some(envelope) = envelope.filter(|_| !keys.is_empty()) else { continue };
             let message = envelope.message();
             let by = |key: &Key| envelope.signatures.iter().any(|one| has_signed(key, &message, &one.bytes));
-            let told = told_of(keys.iter().position(by), envelope.signatures.len());
-            vouched |= findings.add(&name, told).is_some() && about;
+            let signers = keys.which(by);
+            findings.add(&name, told_of(&signers, envelope.signatures.len()));
+            vouching.extend(signers.into_iter().filter(|_| about));
         }
-        Ok(vouched)
+        Ok((known, vouching))
     }
 
     /// Returns the documents of provenance in the directory, those that have the name of the file first.
@@ -137,37 +215,36 @@ impl File<'_> {
     }
 }
 
-/// Verifies the signatures beside `path`, whether plain or in a bundle.
-fn signed(findings: &mut Findings, path: &Path, name: &str, keys: &[Key]) -> Result<bool, OpError> {
+/// Verifies the signatures beside `path`, whether plain or in a bundle; says whose they are.
+fn signed(findings: &mut Findings, path: &Path, name: &str, keys: Keys<'_>) -> Result<Signers, OpError> {
     if keys.is_empty() {
-        return Ok(false);
+        return Ok(Signers::new());
     }
     let message = sums::read_signed(path)?;
-    let mut looked_at = 0;
-    let mut found = None;
-    // As many keys as anybody signs with.
-    for number in 0..16 {
+    let (mut looked_at, mut signers) = (0, Signers::new());
+    for number in 0..MOST_SIGNATURES {
         let paths = sums::signature_paths(path, number);
         let signatures: Vec<Vec<u8>> = paths.iter().filter_map(|path| signature(path)).collect();
-        if signatures.is_empty() {
+        if !paths.iter().any(|path| fs::metadata(path).is_ok()) {
             break;
         }
         looked_at += 1;
-        let by = |key: &Key| signatures.iter().any(|signature| has_signed(key, &message, signature));
-        found = found.or_else(|| keys.iter().position(by));
+        signers.extend(keys.which(|key| signatures.iter().any(|signature| has_signed(key, &message, signature))));
     }
-    if looked_at == 0 && found.is_none() {
+    if looked_at == 0 {
         note(findings, name, "is not signed itself".to_owned());
-        return Ok(false);
+        return Ok(signers);
     }
-    Ok(findings.add(name, told_of(found, looked_at)).is_some())
+    findings.add(name, told_of(&signers, looked_at));
+    Ok(signers)
 }
 
-fn told_of(found: Option<usize>, looked_at: usize) -> Result<((), String), String> {
-    match found {
-        Some(key) => Ok(((), format!("signed by key {}", key + 1))),
-        None if looked_at == 0 => Err("is not signed".to_owned()),
-        None => Err(format!("of {looked_at} signatures none is by the key, or it is wrong")),
+fn told_of(signers: &Signers, looked_at: usize) -> Result<((), String), String> {
+    match (signers.is_empty(), looked_at) {
+        (false, _) => Ok(((), format!("signed by {}", named(signers)))),
+        (true, 0) => Err("is not signed".to_owned()),
+        (true, 1) => Err("its signature is not by a key that was given, or is wrong".to_owned()),
+        (true, count) => Err(format!("none of its {count} signatures is by a key that was given and right")),
     }
 }
 
@@ -267,8 +344,9 @@ pub fn statement_about(path: &Path) -> Result<Option<Statement>, OpError> {
     Ok(None)
 }
 
-/// Checks that what is in an image belongs together.
-fn inside(findings: &mut Findings, cache: &Cache, path: &Path) -> Result<(), OpError> {
+/// Checks that what is in an image belongs together; says whether it is an image.
+fn inside(findings: &mut Findings, cache: &Cache, path: &Path) -> Result<bool, OpError> {
+    let mut is_image = true;
     let checked = match open(cache, path) {
         Ok(Opened::Disk { disk, .. }) => {
             note(findings, "partition table", format!("{} partitions, disk {}", disk.partitions.len(), disk.guid));
@@ -284,10 +362,14 @@ fn inside(findings: &mut Findings, cache: &Cache, path: &Path) -> Result<(), OpE
             damage(findings, "ISO 9660", System::of_iso(&iso, &file, size, path))
                 .and_then(|found| found.flatten().map_or(Ok(()), |system| check(findings, &system, "ISO 9660")))
         }
-        Ok(Opened::Other) => Ok(()),
+        Ok(Opened::Other) => {
+            is_image = false;
+            Ok(())
+        }
         Err(error) => damage::<()>(findings, "image", Err(error)).map(|_| ()),
     };
-    Ok(checked?)
+    checked?;
+    Ok(is_image)
 }
 
 /// An image that is damaged is a finding; one that cannot be read is an error.

@@ -201,7 +201,7 @@ fn beside(path: &Path) -> Result<Vec<Beside>, OpError> {
                 continue;
             }
             let about = what != "provenance" || is_about(&directory.join(&other), &name);
-            add(what, other.clone(), if about { detail.to_owned() } else { format!("{detail}; not about it") });
+            add(what, other.clone(), if about { detail } else { "SLSA, not about it" }.to_owned());
         }
     }
     Ok(found)
