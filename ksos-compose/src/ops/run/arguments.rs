@@ -183,7 +183,7 @@ fn medium_devices(arch: Arch, kind: Medium) -> &'static [&'static str] {
     match (kind, arch) {
         (Medium::Cd, Arch::X86_64) => &["ide-cd,drive=medium,bootindex=1"],
         (Medium::Cd, Arch::Arm64) => &["virtio-scsi-pci", "scsi-cd,drive=medium,bootindex=1"],
-        (Medium::Usb, _) => &["qemu-xhci", "usb-storage,drive=medium,removable=on,bootindex=0"],
+        (Medium::Usb, _) => &["qemu-xhci", "usb-storage,drive=medium,removable=on,bootindex=1"],
     }
 }
 

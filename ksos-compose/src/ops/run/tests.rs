@@ -56,7 +56,7 @@ fn an_iso_image_is_a_cd_or_a_stick_and_comes_before_the_disk() {
     assert!(cd.contains(expected) && !cd.contains("pflash"), "{cd}");
     let usb = line(|machine| machine.medium = Some((iso, Medium::Usb)));
     let expected =
-        "-device qemu-xhci -device usb-storage,drive=medium,removable=on,bootindex=0 -drive if=none,id=disk,";
+        "-device qemu-xhci -device usb-storage,drive=medium,removable=on,bootindex=1 -drive if=none,id=disk,";
     assert!(usb.contains(expected) && usb.contains("-device virtio-blk-pci,drive=disk,bootindex=2"), "{usb}");
     let arm = line(|machine| (machine.medium, machine.arch) = (Some((iso, Medium::Cd)), Arch::Arm64));
     assert!(arm.contains("-device virtio-scsi-pci -device scsi-cd,drive=medium,bootindex=1"), "{arm}");
