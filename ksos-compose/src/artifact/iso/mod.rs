@@ -29,6 +29,7 @@ pub const BLOCK: u64 = 2048;
 /// Longest name of a volume.
 pub const MOST_NAME: usize = 32;
 /// Where El Torito images for BIOS are, and the catalog.
+const BOOT_DIRECTORY: &str = "boot";
 const BIOS_IMAGE: &str = "boot/bios.img";
 const CATALOG: &str = "boot/boot.cat";
 /// Sectors of 512 bytes that a BIOS loads by itself: `cdboot.img`, which loads the rest.
@@ -142,7 +143,7 @@ fn tree(spec: &IsoSpec<'_>, time: DateTime) -> Result<Tree, IsoError> {
     let mut tree = Tree::new();
     // Without these, directories and files would get times of their own.
     let attributes = || SetAttr::new().with_modified(time).with_accessed(time).with_created(time);
-    let mut insert = |path: &str, content: Content| {
+    let insert = |tree: &mut Tree, path: &str, content: Content| {
         for (end, _) in path.match_indices('/') {
             if tree.get(&path[..end]).is_none() {
                 tree.insert(&path[..end], Node::dir().with_attrs(attributes()))?;
@@ -151,10 +152,14 @@ fn tree(spec: &IsoSpec<'_>, time: DateTime) -> Result<Tree, IsoError> {
         tree.insert(path, Node::file(content).with_attrs(attributes()))
     };
     for (path, source) in &spec.files {
-        insert(path, content(source)?)?;
+        insert(&mut tree, path, content(source)?)?;
+    }
+    // The catalog is put into a directory that is there.
+    if tree.get(BOOT_DIRECTORY).is_none() {
+        tree.insert(BOOT_DIRECTORY, Node::dir().with_attrs(attributes()))?;
     }
     if let Some(bios) = &spec.bios {
-        insert(BIOS_IMAGE, Content::bytes(grub::for_cd(bios.package, bios.core)?))?;
+        insert(&mut tree, BIOS_IMAGE, Content::bytes(grub::for_cd(bios.package, bios.core)?))?;
     }
     Ok(tree)
 }

@@ -150,7 +150,7 @@ pub fn arguments(machine: &Machine<'_>) -> Result<Vec<String>, RunError> {
     }
     if let Some(disk) = machine.disk {
         add("-drive", format!("if=none,id=disk,format=raw,cache=unsafe,discard=unmap,file={}", value(disk)?));
-        let index = u32::from(machine.medium.is_some());
+        let index = 1 + u32::from(machine.medium.is_some());
         add("-device", format!("virtio-blk-pci,drive=disk,bootindex={index}"));
     }
     if let Some(seed) = machine.seed {
@@ -178,12 +178,12 @@ pub fn arguments(machine: &Machine<'_>) -> Result<Vec<String>, RunError> {
     Ok(list)
 }
 
-/// Returns the drive or the stick, with what it hangs on.
+/// Returns the drive or the stick, with what it hangs on. Index 0 is that of a kernel that QEMU loads itself (`-kernel`).
 fn medium_devices(arch: Arch, kind: Medium) -> &'static [&'static str] {
     match (kind, arch) {
-        (Medium::Cd, Arch::X86_64) => &["ide-cd,drive=medium,bootindex=0"],
-        (Medium::Cd, Arch::Arm64) => &["virtio-scsi-pci", "scsi-cd,drive=medium,bootindex=0"],
-        (Medium::Usb, _) => &["qemu-xhci", "usb-storage,drive=medium,removable=on,bootindex=0"],
+        (Medium::Cd, Arch::X86_64) => &["ide-cd,drive=medium,bootindex=1"],
+        (Medium::Cd, Arch::Arm64) => &["virtio-scsi-pci", "scsi-cd,drive=medium,bootindex=1"],
+        (Medium::Usb, _) => &["qemu-xhci", "usb-storage,drive=medium,removable=on,bootindex=1"],
     }
 }
 

@@ -18,6 +18,8 @@ use super::{Outcome, RunError, Until};
 
 /// Time that a guest gets to shut down after the power button.
 const SHUTDOWN: Duration = Duration::from_secs(60);
+/// Time between two presses: a node may be ready before the driver of its power button is.
+const PRESS: Duration = Duration::from_secs(3);
 /// Time that an accelerator gets to show that it works.
 const TRIAL: Duration = Duration::from_secs(5);
 /// Time that a ready node gets to serve its kubeconfig.
@@ -219,11 +221,18 @@ impl Guest {
 
     /// Ends QEMU. To shut the guest down first, the power button is pressed, output still being passed on.
     fn stop(&mut self, shut_down: bool, output: &Receiver<Vec<u8>>, serial: &mut dyn Write) -> Result<(), FollowError> {
-        if shut_down && power_button(&self.work.monitor).is_ok() {
-            let deadline = Instant::now() + SHUTDOWN;
-            while let Ok(piece) = output.recv_deadline(deadline) {
-                serial.write_all(&piece).and_then(|()| serial.flush()).map_err(FollowError::Sink)?;
-            }
+        let deadline = Instant::now() + SHUTDOWN;
+        let mut over = !shut_down;
+        while !over && Instant::now() < deadline && power_button(&self.work.monitor).is_ok() {
+            let next = Instant::now() + PRESS;
+            over = loop {
+                match output.recv_deadline(next) {
+                    Ok(piece) => {
+                        serial.write_all(&piece).and_then(|()| serial.flush()).map_err(FollowError::Sink)?;
+                    }
+                    Err(error) => break error == RecvTimeoutError::Disconnected,
+                }
+            };
         }
         if wait_until(&mut self.child, Instant::now()).map_err(FollowError::Wait)?.is_none() {
             self.end();

@@ -40,7 +40,7 @@ fn the_command_line_of_an_emulated_machine() {
          -drive if=pflash,unit=0,format=raw,readonly=on,file=/fw/code.fd \
          -drive if=pflash,unit=1,format=raw,file=/t/vars \
          -drive if=none,id=disk,format=raw,cache=unsafe,discard=unmap,file=/t/a,,b.img \
-         -device virtio-blk-pci,drive=disk,bootindex=0 \
+         -device virtio-blk-pci,drive=disk,bootindex=1 \
          -netdev user,id=net,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=tcp:127.0.0.1:6443-:6443 \
          -device virtio-net-pci,netdev=net,romfile= -device virtio-rng-pci \
          -chardev stdio,id=serial,signal=off -serial chardev:serial -qmp unix:/t/qmp,server=on,wait=off"
@@ -52,14 +52,14 @@ fn an_iso_image_is_a_cd_or_a_stick_and_comes_before_the_disk() {
     let iso = Path::new("/t/os.iso");
     let cd = line(|machine| (machine.medium, machine.disk, machine.firmware) = (Some((iso, Medium::Cd)), None, None));
     let expected = "-device VGA -drive if=none,id=medium,format=raw,readonly=on,media=cdrom,file=/t/os.iso \
-                    -device ide-cd,drive=medium,bootindex=0 -netdev";
+                    -device ide-cd,drive=medium,bootindex=1 -netdev";
     assert!(cd.contains(expected) && !cd.contains("pflash"), "{cd}");
     let usb = line(|machine| machine.medium = Some((iso, Medium::Usb)));
     let expected =
-        "-device qemu-xhci -device usb-storage,drive=medium,removable=on,bootindex=0 -drive if=none,id=disk,";
-    assert!(usb.contains(expected) && usb.contains("-device virtio-blk-pci,drive=disk,bootindex=1"), "{usb}");
+        "-device qemu-xhci -device usb-storage,drive=medium,removable=on,bootindex=1 -drive if=none,id=disk,";
+    assert!(usb.contains(expected) && usb.contains("-device virtio-blk-pci,drive=disk,bootindex=2"), "{usb}");
     let arm = line(|machine| (machine.medium, machine.arch) = (Some((iso, Medium::Cd)), Arch::Arm64));
-    assert!(arm.contains("-device virtio-scsi-pci -device scsi-cd,drive=medium,bootindex=0"), "{arm}");
+    assert!(arm.contains("-device virtio-scsi-pci -device scsi-cd,drive=medium,bootindex=1"), "{arm}");
 }
 
 #[test]
