@@ -35,6 +35,13 @@ fn out(project: &Project) -> PathBuf {
     project.path.join("out")
 }
 
+/// Names and inodes of the artifacts in a directory. What is written about them (bills of materials, provenance, digests)
+/// follows the manifest's bytes and the formats of each build.
+fn artifacts(directory: &Path) -> Vec<(String, u64)> {
+    let about = |name: &str| name.ends_with(".json") || name == "SHA256SUMS";
+    files(directory).into_iter().filter(|(name, _)| !about(name)).collect()
+}
+
 /// Names and inodes of what is in a directory.
 fn files(directory: &Path) -> Vec<(String, u64)> {
     let entry = |entry: std::io::Result<fs::DirEntry>| {
@@ -44,6 +51,19 @@ fn files(directory: &Path) -> Vec<(String, u64)> {
     let mut files: Vec<_> = fs::read_dir(directory).unwrap().map(entry).collect();
     files.sort();
     files
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    files(directory).into_iter().map(|(name, _)| name).collect()
+}
+
+/// Returns the names of artifacts with these ends, and of what is written about them.
+fn with_documents<const N: usize>(suffixes: [&str; N]) -> Vec<String> {
+    let about = [".spdx.json", ".cdx.json", ".intoto.json"];
+    let mut names: Vec<String> = suffixes.iter().chain(&about).map(|suffix| format!("{STEM}{suffix}")).collect();
+    names.push("SHA256SUMS".to_owned());
+    names.sort();
+    names
 }
 
 fn build(project: &Project, formats: &str) -> Command {
@@ -82,9 +102,7 @@ fn every_format_is_what_the_programs_expect_that_read_it() {
             );
         }
     }
-    let mut expected: Vec<String> = FORMATS.map(|(_, suffix)| format!("{STEM}{suffix}")).to_vec();
-    expected.sort();
-    assert_eq!(files(&out).into_iter().map(|(name, _)| name).collect::<Vec<_>>(), expected);
+    assert_eq!(names(&out), with_documents(FORMATS.map(|(_, suffix)| suffix)));
 
     disks(&out);
     container_image(&project);
@@ -166,7 +184,7 @@ fn nothing_is_written_twice(project: &Project) {
     let out = out(project);
     // The first build may have been too soon after the copy for its stamp to count.
     run(&mut build(project, &all())).expect_code(0);
-    let first = files(&out);
+    let first = artifacts(&out);
     let again = run(&mut build(project, &all())).expect_code(0);
     assert!(again.stderr.contains("nothing changed"), "{}", again.stderr);
     let path = project.path.join(EXAMPLE);
@@ -175,7 +193,7 @@ fn nothing_is_written_twice(project: &Project) {
     run(&mut build(project, &all())).expect_code(0);
     // Fewer formats than before.
     run(&mut build(project, "qcow2,disk-zst")).expect_code(0);
-    assert_eq!(files(&out), first, "nothing was written again");
+    assert_eq!(artifacts(&out), first, "nothing was written again");
 
     fs::remove_file(out.join(format!("{STEM}.vhd"))).unwrap();
     fs::write(out.join(format!("{STEM}.qcow2")), "something else").unwrap();
@@ -185,7 +203,7 @@ fn nothing_is_written_twice(project: &Project) {
     assert_eq!(writes, [format!("  write {STEM}.qcow2: {reason}"), format!("  write {STEM}.vhd: {reason}")]);
     run(&mut build(project, &all())).expect_code(0);
     let changed: Vec<String> =
-        files(&out).into_iter().filter(|file| !first.contains(file)).map(|(name, _)| name).collect();
+        artifacts(&out).into_iter().filter(|file| !first.contains(file)).map(|(name, _)| name).collect();
     assert_eq!(changed, [format!("{STEM}.qcow2"), format!("{STEM}.vhd")]);
     disks(&out);
 }
@@ -198,8 +216,7 @@ fn a_manifest_lists_the_formats_and_a_disk_that_nobody_asked_for_does_not_stay()
     fs::write(&path, format!("{text}\n[outputs]\nformats = [\"qcow2\", \"update\"]\n")).unwrap();
     let outcome = run(&mut project.command("build", EXAMPLE)).expect_code(0);
     assert_eq!(outcome.stdout, format!("out/{STEM}.qcow2\nout/{STEM}.update\n"));
-    let names: Vec<String> = files(&out(&project)).into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, [format!("{STEM}.qcow2"), format!("{STEM}.update")]);
+    assert_eq!(names(&out(&project)), with_documents([".qcow2", ".update"]));
     foreign("qemu-img", &out(&project), &format!("qemu-img check -q {STEM}.qcow2"));
 }
 

@@ -143,7 +143,10 @@ fn an_image_without_keys_has_no_release_and_says_so_once() {
     let outcome = run(&mut project.build()).expect_code(0);
     let note = "no `update.keys`: the node takes no updates, and no release is written";
     assert_eq!(outcome.stderr.matches(note).count(), 1, "{}", outcome.stderr);
-    assert_eq!(names(&project.path.join("out")), ["containerd-node-0.1.0-x86_64.img"]);
+    let stem = "containerd-node-0.1.0-x86_64";
+    let expected = ["cdx.json", "img", "intoto.json", "spdx.json"].map(|end| format!("{stem}.{end}"));
+    let expected = [&["SHA256SUMS".to_owned()], &expected[..]].concat();
+    assert_eq!(names(&project.path.join("out")), expected);
 }
 
 #[test]

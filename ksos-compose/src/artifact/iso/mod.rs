@@ -169,10 +169,9 @@ fn options(spec: &IsoSpec<'_>, time: DateTime) -> Result<IsoOptions, IsoError> {
     let mut el_torito = ElTorito::new();
     if spec.bios.is_some() {
         let entry = BootEntry::bios(BIOS_IMAGE).with_load_size(BIOS_LOAD).with_boot_info(BootInfo::Grub2);
-        // The catalog is shown beside the image; without one there is no directory for it, and nothing needs to see it.
-        el_torito = el_torito.with_entry(entry).with_catalog_path(CATALOG);
+        el_torito = el_torito.with_entry(entry);
     }
-    el_torito = el_torito.with_entry(BootEntry::uefi_appended(0));
+    el_torito = el_torito.with_entry(BootEntry::uefi_appended(0)).with_catalog_path(CATALOG);
     Ok(IsoOptions::new()
         .with_id(IsoId::Volume, spec.name)
         .with_id(IsoId::Application, "KSOS-COMPOSE")
