@@ -63,6 +63,15 @@ impl Project {
     }
 }
 
+/// Returns the names of artifacts with these ends, and of what an unsigned build writes about them, in order.
+fn with_documents(stem: &str, suffixes: &[&str]) -> Vec<String> {
+    let about = [".spdx.json", ".cdx.json", ".intoto.json"];
+    let mut names: Vec<String> = suffixes.iter().chain(&about).map(|suffix| format!("{stem}{suffix}")).collect();
+    names.push("SHA256SUMS".to_owned());
+    names.sort();
+    names
+}
+
 #[test]
 fn the_committed_schema_is_current() {
     let outcome = run(compose(&ksos_tests::repository()).arg("schema")).expect_code(0);

@@ -11,7 +11,7 @@ use ksos_formats::Digest;
 use ksos_tests::run;
 use serde_json::Value;
 
-use super::Project;
+use super::{Project, with_documents};
 use super::registry::is_there;
 
 const EXAMPLE: &str = "examples/updating-node.toml";
@@ -57,15 +57,6 @@ fn names(directory: &Path) -> Vec<String> {
     files(directory).into_iter().map(|(name, _)| name).collect()
 }
 
-/// Returns the names of artifacts with these ends, and of what is written about them.
-fn with_documents<const N: usize>(suffixes: [&str; N]) -> Vec<String> {
-    let about = [".spdx.json", ".cdx.json", ".intoto.json"];
-    let mut names: Vec<String> = suffixes.iter().chain(&about).map(|suffix| format!("{STEM}{suffix}")).collect();
-    names.push("SHA256SUMS".to_owned());
-    names.sort();
-    names
-}
-
 fn build(project: &Project, formats: &str) -> Command {
     let mut command = project.command("build", EXAMPLE);
     command.args(["--format", formats]);
@@ -102,7 +93,7 @@ fn every_format_is_what_the_programs_expect_that_read_it() {
             );
         }
     }
-    assert_eq!(names(&out), with_documents(FORMATS.map(|(_, suffix)| suffix)));
+    assert_eq!(names(&out), with_documents(STEM, &FORMATS.map(|(_, suffix)| suffix)));
 
     disks(&out);
     container_image(&project);
@@ -216,7 +207,7 @@ fn a_manifest_lists_the_formats_and_a_disk_that_nobody_asked_for_does_not_stay()
     fs::write(&path, format!("{text}\n[outputs]\nformats = [\"qcow2\", \"update\"]\n")).unwrap();
     let outcome = run(&mut project.command("build", EXAMPLE)).expect_code(0);
     assert_eq!(outcome.stdout, format!("out/{STEM}.qcow2\nout/{STEM}.update\n"));
-    assert_eq!(names(&out(&project)), with_documents([".qcow2", ".update"]));
+    assert_eq!(names(&out(&project)), with_documents(STEM, &[".qcow2", ".update"]));
     foreign("qemu-img", &out(&project), &format!("qemu-img check -q {STEM}.qcow2"));
 }
 
