@@ -1,6 +1,7 @@
 //! Boots images in QEMU.
 //!
 //! - `example`: the containerd example for both architectures under Secure Boot.
+//! - `iso`: ISO images in every mode that they boot in, and what they install; a disk image by BIOS.
 //! - `node`: the appliance with a stand-in for KubeSolo: configuration, network, health, access, watchdog, reset, and what
 //!   can be wrong with the data partition.
 //! - `update`: the same, updated, kept, and rolled back.
@@ -8,5 +9,6 @@
 
 mod example;
 mod guest;
+mod iso;
 mod node;
 mod update;
