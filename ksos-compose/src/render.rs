@@ -250,9 +250,11 @@ impl Terminal {
             return;
         }
         for explanation in explanations {
-            let stale = explanation.steps.iter().filter(|(_, reason)| reason.is_some()).count();
-            outln!("{} {}: {stale} of {} steps would run", explanation.name, explanation.arch, explanation.steps.len());
-            for (step, reason) in &explanation.steps {
+            let Explanation { name, arch, steps, outputs, .. } = explanation;
+            let stale = |list: &[(String, Option<Reason>)]| list.iter().filter(|(_, reason)| reason.is_some()).count();
+            out(&format!("{name} {arch}: {} of {} steps would run, ", stale(steps), steps.len()));
+            outln!("{} of {} outputs would be written", stale(outputs), outputs.len());
+            for (step, reason) in steps.iter().chain(outputs) {
                 match reason {
                     // In a dry run the new digest of an input that is not made yet is open.
                     Some(Reason::Input { name, old: None, new: None }) => {

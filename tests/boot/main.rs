@@ -1,6 +1,7 @@
 //! Boots images in QEMU.
 //!
 //! - `example`: the containerd example for both architectures under Secure Boot.
+//! - `iso`: ISO images in every mode that they boot in, and what they install; a disk image by BIOS.
 //! - `node`: the appliance with a stand-in for KubeSolo: configuration, network, health, access, watchdog, reset, and what
 //!   can be wrong with the data partition.
 //! - `update`: the same, updated, kept, and rolled back. `versions`: what bad versions come to, from a registry.
@@ -8,6 +9,7 @@
 
 mod example;
 mod guest;
+mod iso;
 mod kernel;
 mod node;
 mod update;

@@ -139,7 +139,7 @@ fn a_kernel_is_built_once_and_then_taken_from_the_cache() {
         let mut command = project.command(verb, "examples/kernel.toml");
         run(command.env("PATH", &tools))
     };
-    let outcome = run(ksos_tests::compose(&project.path).args(["check", "examples/kernel.toml"])).expect_code(0);
+    let outcome = compose("check").expect_code(0);
     assert!(outcome.stderr.contains("is not signed: Secure Boot refuses it"), "{}", outcome.stderr);
     let outcome = compose("build").expect_code(0);
     for text in ["is not signed: Secure Boot refuses it", "component kernel: kernel 6.0.0-fake built in "] {

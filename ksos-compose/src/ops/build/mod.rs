@@ -419,9 +419,11 @@ pub struct Explanation {
     pub name: String,
     /// Architecture.
     pub arch: Arch,
-    /// Step or output, and reason; no reason for what would not run.
+    /// Step, and reason; no reason for what would not run.
     pub steps: Vec<(String, Option<Reason>)>,
-    /// Of these, the steps that would not run because what they give is known: it is in the remote cache, or is not
+    /// Output, and reason; no reason for what would not be written.
+    pub outputs: Vec<(String, Option<Reason>)>,
+    /// The steps that would not run because what they give is known: it is in the remote cache, or is not
     /// needed.
     pub remote: BTreeSet<String>,
 }
@@ -435,12 +437,12 @@ pub fn explain(session: &Session, targets: &[Target], lock: LockMode, out: &Path
     for target in targets {
         let project = Project::open(session, target, lock, &mut Watch::new())?;
         let (plan, execution) = execute_plan(session, &project, false, true)?;
-        let Execution { mut decisions, elsewhere, outputs, .. } = execution;
+        let Execution { decisions, elsewhere, outputs, .. } = execution;
         let stale = decisions.iter().find(|(_, reason)| reason.is_some()).map(|(name, _)| name.clone());
         let made = (&plan, &outputs, stale.as_deref());
-        decisions.extend(outputs::explain(session, &project, made, &session.environment.directory.join(out))?);
+        let outputs = outputs::explain(session, &project, made, &session.environment.directory.join(out))?;
         let (name, arch) = (plan.image.name, plan.image.arch);
-        explanations.push(Explanation { name, arch, steps: decisions, remote: elsewhere });
+        explanations.push(Explanation { name, arch, steps: decisions, outputs, remote: elsewhere });
     }
     Ok(explanations)
 }

@@ -21,7 +21,7 @@ use crate::effects::fs;
 use crate::graph;
 use crate::manifest::Outputs;
 use crate::ops::{OpError, Session};
-use crate::plan::{Plan, SYSTEM_IMAGE};
+use crate::plan::{Plan, Resolved, SYSTEM_IMAGE};
 
 /// The largest record read, in bytes.
 const RECORD_LIMIT: u64 = 1 << 20;
@@ -68,6 +68,20 @@ pub fn key(
     manifest.outputs = Outputs::default();
     for text in [serde_json::to_vec(&plan), serde_json::to_vec(&manifest)] {
         hasher.field(&text.expect("the project's own types can be serialised"));
+    }
+    // Local files and directories, which the disk image and the ISO take from without a step between.
+    for (name, component) in &project.components {
+        let digest = match &component.content {
+            Resolved::File { digest, .. } => digest,
+            Resolved::Directory(tree) => &tree.digest,
+            Resolved::Packages(_)
+            | Resolved::Download(_)
+            | Resolved::Program(_)
+            | Resolved::Kernel(_)
+            | Resolved::TinyCore(_) => continue,
+        };
+        hasher.field(name.as_bytes());
+        hasher.field(&digest.0);
     }
     for (step, outputs) in steps.iter().filter(|(step, _)| *step != SYSTEM_IMAGE) {
         hasher.field(step.as_bytes());

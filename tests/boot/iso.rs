@@ -1,0 +1,202 @@
+//! ISO images: live from a CD and from a stick, by UEFI (with Secure Boot where it says so) and by BIOS; installed from
+//! there, and what is installed booted by both; disks that the installer leaves alone. And a disk image booted by BIOS.
+//!
+//! Each architecture is built once. What a person does in the boot loader's menu is edited into a copy of the image.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use ksos_tests::{Outcome, compose, repository, run};
+
+/// Seconds for one boot. TCG on two busy processors is slow; a boot alone takes a tenth of it.
+const TIMEOUT: &str = "600";
+/// Where the first partition begins, in bytes: behind it, an installed disk is what the disk image is.
+const HEAD: &str = "1048576";
+
+/// What a build wrote.
+struct Images {
+    directory: tempfile::TempDir,
+    disk: PathBuf,
+    iso: PathBuf,
+}
+
+fn build(arch: &str) -> Images {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut command = compose(&repository());
+    command.args(["build", "tests/fixtures/boot/iso.toml", "--locked", "--json", "--arch", arch, "--out"]);
+    let outcome = run(command.arg(directory.path())).expect_code(0);
+    let listed: serde_json::Value = serde_json::from_str(&outcome.stdout).expect("--json prints JSON");
+    let path = |index: usize, format: &str| {
+        let artifact = &listed["artifacts"][index];
+        assert_eq!(artifact["format"], format);
+        PathBuf::from(artifact["path"].as_str().expect("an artifact has a path"))
+    };
+    Images { disk: path(0, "disk"), iso: path(1, "iso"), directory }
+}
+
+/// Returns the images for x86_64, which go when the last test lets go of them.
+fn images() -> Arc<Images> {
+    static IMAGES: Mutex<Weak<Images>> = Mutex::new(Weak::new());
+    let mut shared = IMAGES.lock().unwrap_or_else(PoisonError::into_inner);
+    shared.upgrade().unwrap_or_else(|| {
+        let images = Arc::new(build("x86_64"));
+        *shared = Arc::downgrade(&images);
+        images
+    })
+}
+
+/// Returns the path of a copy of `iso` whose menu is as `edit` makes it, without a pause.
+fn edited(iso: &Path, directory: &Path, edit: &dyn Fn(&str) -> String) -> PathBuf {
+    let mut bytes = fs::read(iso).expect("it was built");
+    // Files begin at blocks of the volume and at clusters of the EFI image.
+    let sectors = (0..bytes.len()).step_by(512);
+    let starts: Vec<usize> = sectors.filter(|at| bytes[*at..].starts_with(b"# KubeSolo OS test-iso 1.0.0 (")).collect();
+    assert_eq!(starts.len(), 2, "one on the volume, one in the EFI image");
+    for start in starts {
+        // The rest of the block is zeros.
+        let length = bytes[start..].iter().position(|byte| *byte == 0).expect("a file ends");
+        let text = String::from_utf8(bytes[start..start + length].to_vec()).expect("a script");
+        // Comments make room.
+        let code: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let changed = edit(&code.join("\n").replace("set timeout=5", "set timeout=0"));
+        assert!(changed.contains("timeout=0") && changed.len() <= length, "{changed}");
+        bytes[start..start + length].copy_from_slice(format!("{changed:length$}").as_bytes());
+    }
+    let path = directory.join(iso.file_name().expect("it has a name"));
+    fs::write(&path, bytes).expect("written");
+    path
+}
+
+/// The menu as it is.
+fn plain(script: &str) -> String {
+    script.to_owned()
+}
+
+fn boot(image: &Path, arguments: &[&str]) -> Outcome {
+    let mut command = compose(&repository());
+    command.arg("run").arg(image).args(["--memory", "512M", "--timeout", TIMEOUT]).args(arguments);
+    run(&mut command)
+}
+
+/// Asserts that the node is ready, and that its line has all these facts.
+#[track_caller]
+fn expect_ready(outcome: Outcome, facts: &[&str]) -> Outcome {
+    let outcome = outcome.expect_code(0);
+    let line = outcome.stdout.lines().find(|line| line.contains("ksos: ready "));
+    let line = line.unwrap_or_else(|| panic!("no ready line:\n{}\n{}", outcome.stdout, outcome.stderr));
+    for fact in facts {
+        assert!(line.split(' ').any(|word| word.trim() == *fact), "{fact} is not in: {line}");
+    }
+    outcome
+}
+
+#[track_caller]
+fn expect_line(outcome: &Outcome, text: &str) {
+    assert!(outcome.stdout.contains(text), "{text:?} is not in:\n{}\n{}", outcome.stdout, outcome.stderr);
+}
+
+/// Asserts that `disk` holds what the disk image holds, and that its partition table is good.
+#[track_caller]
+fn expect_installed(disk: &Path, image: &Path) {
+    let size = fs::metadata(image).expect("it was built").len() - 2 * (1 << 20);
+    let mut compare = Command::new("cmp");
+    compare.args(["--ignore-initial", HEAD, "--bytes", &size.to_string()]).arg(disk).arg(image);
+    run(&mut compare).expect_code(0);
+    let table = run(Command::new("sgdisk").arg("-v").arg(disk)).expect_code(0);
+    assert!(table.stdout.contains("No problems found"), "{}", table.stdout);
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+#[test]
+fn from_a_cd_under_secure_boot_the_menu_installs_to_the_only_disk_which_boots_by_uefi() {
+    let images = images();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let disk = directory.path().join("disk.img");
+    let install = |script: &str| script.replace("set default=live", "set default=install");
+    let iso = edited(&images.iso, directory.path(), &install);
+    let outcome = boot(&iso, &["--secure-boot", "--persist", text(&disk)]).expect_code(0);
+    expect_line(&outcome, "install: test-iso 1.0.0 to /dev/vda, as the kernel command line asks for");
+    expect_line(&outcome, "/dev/vda is installed and was read back; the machine is switched off");
+    expect_installed(&disk, &images.disk);
+    let outcome = boot(&disk, &["--arch", "x86_64", "--secure-boot", "--until", "ready", "--persist", text(&disk)]);
+    let outcome = expect_ready(outcome, &["slot=a", "secure-boot=on", "boot=1"]);
+    expect_line(&outcome, "(/dev/vda4, grown to ");
+}
+
+#[test]
+fn from_a_stick_the_configuration_installs_and_live_and_installed_system_share_the_data() {
+    let images = images();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (disk, configuration) = (directory.path().join("disk.img"), directory.path().join("configuration"));
+    fs::write(&configuration, "install:\n  disk: /dev/vda\n  then: live\n").expect("written");
+    let iso = edited(&images.iso, directory.path(), &plain);
+    let site = ["--until", "ready", "--config", text(&configuration), "--persist", text(&disk)];
+    let outcome = boot(&iso, &[&["--usb"][..], &site].concat());
+    let outcome = expect_ready(outcome, &["slot=-", "secure-boot=off", "boot=1"]);
+    expect_line(&outcome, "(live from /dev/sd");
+    expect_line(&outcome, "install: test-iso 1.0.0 to /dev/vda, as /dev/vdb:user-data asks for");
+    expect_line(&outcome, "stage 30 data: ok ");
+
+    let arguments = ["--arch", "x86_64", "--bios", "--until", "ready", "--persist", text(&disk)];
+    expect_ready(boot(&disk, &arguments), &["slot=a", "boot=2"]);
+
+    // The disk has data now: nobody said that it may go, and it serves the live system.
+    let outcome = boot(&iso, &[&["--usb", "--bios"][..], &site].concat());
+    let outcome = expect_ready(outcome, &["slot=-", "boot=3"]);
+    expect_line(&outcome, "install: failed ");
+    expect_line(
+        &outcome,
+        "/dev/vda holds a partition table with 5 partitions (KSOSEFI KSOSSYSA KSOSSYSB KSOLODATA BIOS)",
+    );
+    expect_line(&outcome, "(/dev/vda4)");
+}
+
+#[test]
+fn by_bios_from_a_cd_disks_that_cannot_be_meant_are_refused() {
+    let images = images();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let disk = |name: &str| directory.path().join(name);
+    let second = format!("if=none,id=second,format=raw,file={}", text(&disk("second")));
+    fs::File::create(disk("second")).and_then(|file| file.set_len(8 << 30)).expect("made");
+    let two = ["--qemu-arg=-drive", &format!("--qemu-arg={second}"), "--qemu-arg=-device"];
+    let two = [&two[..], &["--qemu-arg=virtio-blk-pci,drive=second"]].concat();
+    let cases: [(&str, &[&str], &str); 3] = [
+        (
+            "auto",
+            &two,
+            "needs exactly one disk of at least 8192 MiB that is not removable; there are: /dev/vda (8192 MiB), /dev/vdb (8192 MiB)",
+        ),
+        ("/dev/vda", &["--disk-size", "4G"], "/dev/vda has 4294967296 bytes; at least 8589934592 are needed"),
+        ("/dev/sda", &["--usb"], "/dev/sda is the medium that the system runs from"),
+    ];
+    for (index, (parameter, arguments, refusal)) in cases.into_iter().enumerate() {
+        let target = disk(&format!("disk-{index}"));
+        let asked =
+            |script: &str| script.replace("\n  ksos_live\n", &format!("\n  ksos_live ksos.install={parameter}\n"));
+        let iso = edited(&images.iso, directory.path(), &asked);
+        let common = ["--bios", "--until", "ready", "--persist", text(&target)];
+        let outcome = expect_ready(boot(&iso, &[&common, arguments].concat()), &["slot=-", "boot=1"]);
+        expect_line(&outcome, refusal);
+        let blank = run(Command::new("cmp").args(["--bytes", "4294967296"]).arg(&target).arg("/dev/zero"));
+        blank.expect_code(0);
+        fs::remove_file(&target).expect("removed");
+    }
+}
+
+#[test]
+fn the_disk_image_boots_by_bios() {
+    expect_ready(boot(&images().disk, &["--bios", "--until", "ready"]), &["slot=a", "secure-boot=off"]);
+}
+
+#[test]
+fn for_arm64_it_is_live_from_a_cd_under_secure_boot() {
+    let images = build("arm64");
+    let iso = edited(&images.iso, images.directory.path(), &plain);
+    let outcome = boot(&iso, &["--secure-boot", "--until", "ready"]);
+    expect_ready(outcome, &["arch=arm64", "slot=-", "secure-boot=on"]);
+}
