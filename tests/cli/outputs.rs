@@ -11,8 +11,8 @@ use ksos_formats::Digest;
 use ksos_tests::run;
 use serde_json::Value;
 
-use super::{Project, with_documents};
 use super::registry::is_there;
+use super::{Project, with_documents};
 
 const EXAMPLE: &str = "examples/updating-node.toml";
 const STEM: &str = "updating-node-0.1.0-x86_64";
