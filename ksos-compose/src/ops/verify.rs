@@ -45,7 +45,7 @@ pub struct PartitionMismatch {
     pub offset: u64,
     /// The first file of a system slot that differs.
     pub file: Option<SlotFileMismatch>,
-    /// Why it could not be looked into.
+    /// Why it, or the file, could not be looked into.
     pub unreadable: Option<String>,
 }
 
@@ -68,16 +68,17 @@ impl fmt::Display for Mismatch {
         write!(f, "the first difference is at byte {} of the disk", self.offset)?;
         let Some(partition) = &self.partition else { return write!(f, "; every partition is the same") };
         write!(f, "\npartition {} {}: byte {}", partition.number, partition.label.escape_debug(), partition.offset)?;
-        if let Some(error) = &partition.unreadable {
-            write!(f, "\n{error}")?;
+        if let Some(file) = &partition.file {
+            match file.offset {
+                Some(offset) => write!(f, "\n{}: byte {offset}", file.name)?,
+                None => write!(f, "\n{}: only on one side", file.name)?,
+            }
+            if let Some((path, what)) = &file.inner {
+                write!(f, "\n{}: {what}", path.escape_debug())?;
+            }
         }
-        let Some(file) = &partition.file else { return Ok(()) };
-        match file.offset {
-            Some(offset) => write!(f, "\n{}: byte {offset}", file.name)?,
-            None => write!(f, "\n{}: only on one side", file.name)?,
-        }
-        match &file.inner {
-            Some((path, what)) => write!(f, "\n{}: {what}", path.escape_debug()),
+        match &partition.unreadable {
+            Some(error) => write!(f, "\n{error}"),
             None => Ok(()),
         }
     }
@@ -229,40 +230,45 @@ fn partition(
         let Some(offset) = found.or(cut) else { continue };
         let (number, label) = (partition.number, partition.label.clone());
         let mut mismatch = PartitionMismatch { number, label, offset, file: None, unreadable: None };
-        match slot_file(cache, image, built, partition) {
-            Ok(file) => mismatch.file = file,
-            // The difference is what was asked for; why it cannot be explained is a part of the answer.
-            Err(error) => mismatch.unreadable = Some(error.to_string()),
+        // The difference is what was asked for; why it cannot be explained is a part of the answer.
+        if let Err(error) = slot_file(cache, image, built, partition, &mut mismatch.file) {
+            mismatch.unreadable = Some(error.to_string());
         }
         return Ok(Some(mismatch));
     }
     Ok(None)
 }
 
-/// Returns the first file that differs in the slot in `partition`; `None` when it is no slot, or no file differs.
+/// Finds the first file that differs in the slot in `partition`; none when it is no slot, or no file differs. What was
+/// found before an error stays in `found`.
 fn slot_file(
     cache: &Cache,
     image: &Path,
     built: &DiskImage,
     partition: &Partition,
-) -> Result<Option<SlotFileMismatch>, OpError> {
-    let Some(new) = Slot::open(built, partition)? else { return Ok(None) };
+    found: &mut Option<SlotFileMismatch>,
+) -> Result<(), OpError> {
+    let Some(new) = Slot::open(built, partition)? else { return Ok(()) };
     let image = DiskImage::open(image)?;
-    let Some(old) = image.partition(partition.number) else { return Ok(None) };
-    let Some(old) = Slot::open(&image, old)? else { return Ok(None) };
+    let Some(old) = image.partition(partition.number) else { return Ok(()) };
+    let Some(old) = Slot::open(&image, old)? else { return Ok(()) };
     for name in SLOT_FILES {
         let (mut left, mut right) = match (old.file(name)?, new.file(name)?) {
             (Some(left), Some(right)) => (left, right),
             (None, None) => continue,
-            _ => return Ok(Some(SlotFileMismatch { name, offset: None, inner: None })),
+            _ => {
+                *found = Some(SlotFileMismatch { name, offset: None, inner: None });
+                return Ok(());
+            }
         };
-        let found = first_difference_of(&mut left, &mut right).map_err(|error| old.at(name, error.into()))?;
-        if let Some(offset) = found {
-            let inner = trees(cache, name, &old, &new, inner)?.flatten();
-            return Ok(Some(SlotFileMismatch { name, offset: Some(offset), inner }));
+        let offset = first_difference_of(&mut left, &mut right).map_err(|error| old.at(name, error.into()))?;
+        if offset.is_some() {
+            let file = found.insert(SlotFileMismatch { name, offset, inner: None });
+            file.inner = trees(cache, name, &old, &new, inner)?.flatten();
+            return Ok(());
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 /// Returns the first path that differs, with what differs, and the first byte when it is the content.
@@ -374,6 +380,18 @@ mod tests {
         file.write_all_at(&[0], (1 << 20) + 5).unwrap();
         let text = pair.text().unwrap();
         assert_eq!(text, "the first difference is at byte 7 of the disk; every partition is the same");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_looked_into_is_named_all_the_same() {
+        let pair = Pair::new(&Disk::new(), &Disk::new());
+        let bytes = crate::effects::fs::read(&pair.image, 1 << 30).unwrap();
+        let root = bytes.windows(4).position(|window| window == b"hsqs").unwrap() as u64;
+        // The compression in the superblock (SquashFS 4.0).
+        File::options().write(true).open(&pair.image).unwrap().write_all_at(&[0xff; 2], root + 20).unwrap();
+        let lines = pair.file_lines();
+        assert_eq!((lines.len(), lines[0].as_str()), (2, "root.squashfs: byte 20"));
+        assert!(lines[1].contains("root.squashfs: "), "{lines:?}");
     }
 
     #[test]
