@@ -136,8 +136,11 @@ fn settings(session: &Session, manifest: &CacheSettings) -> Result<Option<Settin
 /// [`Executor::component_tree`], or for a step by [`Executor::here`].
 pub fn needed(plan: &Plan, project: &Project) -> BTreeSet<String> {
     let manifest = project.manifest();
-    let parts = [&manifest.kernel.component, &manifest.boot.shim.component, &manifest.boot.grub.component];
-    let inputs = parts.iter().filter_map(|name| plan.parts.get(*name)).flat_map(|(_, inputs)| inputs.values());
+    let boot = &manifest.boot;
+    let loaders = [Some(&boot.shim), Some(&boot.grub), boot.bios.as_ref()].into_iter().flatten();
+    let loaders = loaders.map(|file| &file.component);
+    let parts = loaders.chain([&manifest.kernel.component]).chain(&boot.files);
+    let inputs = parts.filter_map(|name| plan.parts.get(name)).flat_map(|(_, inputs)| inputs.values());
     let steps = inputs.filter_map(|input| match input {
         Input::Output { step, .. } => Some(step.clone()),
         Input::Digest(_) => None,
