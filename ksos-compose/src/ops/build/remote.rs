@@ -149,6 +149,20 @@ pub fn needed(plan: &Plan, project: &Project) -> BTreeSet<String> {
     steps.chain(written).collect()
 }
 
+/// Returns the steps that the bills of materials are written from, beside [`needed`]: packages state their licences. A
+/// build asks for them when it does not know what they state; who is to build without the network has them before.
+fn described(plan: &Plan, project: &Project) -> Vec<String> {
+    if project.manifest().outputs.sbom.is_empty() && !project.manifest().outputs.checksums {
+        return Vec::new();
+    }
+    let inputs = plan.parts.values().flat_map(|(_, inputs)| inputs.values());
+    let steps = inputs.filter_map(|input| match input {
+        Input::Output { step, .. } => Some(step.clone()),
+        Input::Digest(_) => None,
+    });
+    steps.collect()
+}
+
 /// What was moved between a cache and a remote one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moved {
@@ -194,7 +208,9 @@ pub fn pull_cache(session: &Session, targets: &[Target], lock: LockMode) -> Resu
     each(session, targets, lock, |project, plan| {
         project.open_remote(session)?;
         let Some(remote) = project.remote() else { return Err(OpError::NoRemoteCache) };
-        let found = decide(session, project, plan, needed(plan, project))?;
+        let mut wanted = needed(plan, project);
+        wanted.extend(described(plan, project));
+        let found = decide(session, project, plan, wanted)?;
         Ok((found, remote.finish()))
     })
 }
