@@ -11,8 +11,10 @@
 //! It is fed at the earliest a third of its timeout after the last time, and only at those points: there is no thread
 //! and no timer signal that could feed it for a loop that hangs.
 //!
-//! It starts after the data partition is mounted (stage 38; 60, or later, if its driver comes then): checking or
-//! formatting a large partition may take longer than any timeout, and a reset in the middle would only start it again.
+//! It starts after the data partition is mounted (stage 38): checking or formatting a large partition may take longer
+//! than any timeout, and a reset in the middle would only start it again. Its driver is loaded there, before those of the
+//! other hardware: a version on trial that hangs early is reset, too. A watchdog behind a bus that needs a driver itself
+//! is taken when it appears (stage 60 and later).
 //! It is stopped, with the magic close, as the last thing before the power is switched off or the processor is halted;
 //! a restart leaves it running, so that one that hangs is cut short. An emergency after it was started is ended by it.
 //!
@@ -23,6 +25,7 @@ use ksos_formats::layout;
 use serde::{Deserialize, Serialize};
 
 use crate::cmdline::Cmdline;
+use crate::modules::Loader;
 use crate::sys::{Sys, Watchdog, read_line};
 
 use super::Error;
@@ -75,6 +78,11 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether a device is wanted and none is open.
+    fn lacks(&self) -> bool {
+        self.wanted_s.is_some() && self.device.is_none()
     }
 
     /// Opens a device, if one is wanted and none is open.
@@ -154,6 +162,13 @@ fn choose(sys: &dyn Sys) -> Option<String> {
 pub(super) fn start(node: &mut Node<'_>) -> Result<String, Error> {
     let asked = node.watchdog.ask(&node.cmdline, node.config.watchdog_ms);
     node.watchdog.open(node.sys)?;
+    if node.watchdog.lacks() {
+        // An image without modules has its drivers in the kernel.
+        if let Ok(loader) = Loader::open(node.sys, &node.cmdline) {
+            loader.load_watchdogs();
+        }
+        node.watchdog.open(node.sys)?;
+    }
     asked?;
     Ok(describe(&node.watchdog.status()))
 }
@@ -168,7 +183,7 @@ pub(super) fn describe(status: &WatchdogStatus) -> String {
 
 /// Looks again after a driver was loaded, and says what was found.
 pub(super) fn start_late(node: &mut Node<'_>) {
-    if node.watchdog.device.is_some() || node.watchdog.wanted_s.is_none() {
+    if !node.watchdog.lacks() {
         return;
     }
     match node.watchdog.open(node.sys) {
@@ -234,6 +249,19 @@ mod tests {
         start_late(&mut node);
         assert_eq!(sys.calls_of("watchdog"), ["watchdog /dev/watchdog 30"]);
         assert_eq!(node.watchdog.status().state, "active");
+    }
+
+    #[test]
+    fn its_driver_is_loaded_where_one_is_wanted() {
+        let sys = Double::new();
+        let modules = "/lib/modules/6.12.0-test";
+        sys.put(&format!("{modules}/modules.dep"), "kernel/drivers/watchdog/sbsa_gwdt.ko:\n");
+        sys.put(&format!("{modules}/modules.alias"), "alias platform:sbsa-gwdt sbsa_gwdt\n");
+        sys.put("/sys/bus/platform/devices/sbsa-gwdt.0/modalias", "platform:sbsa-gwdt\n");
+        started(&sys, "ksos.watchdog=off", Some(30_000)).1.expect("not wanted");
+        assert!(sys.calls_of("load").is_empty());
+        started(&sys, "", Some(30_000)).1.expect("works");
+        assert_eq!(sys.calls_of("load"), [format!("load {modules}/kernel/drivers/watchdog/sbsa_gwdt.ko")]);
     }
 
     #[test]

@@ -12,6 +12,8 @@ use super::index::{Index, canonical_name};
 const ROOTS: [&str; 2] = ["/lib/modules", "/usr/lib/modules"];
 /// Deepest soft-dependency chain that is followed.
 const SOFT_DEPTH: u32 = 8;
+/// Where the drivers of watchdogs are below a module directory (kernel `drivers/watchdog/`).
+const WATCHDOGS: &str = "/drivers/watchdog/";
 
 /// A module that could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +139,19 @@ impl<'a> Loader<'a> {
         Ok(())
     }
 
+    /// Loads the drivers of watchdogs for the devices there are now. One behind a bus whose driver is not loaded yet is
+    /// found by [`Self::load_for_hardware`]. A driver that fails is left out: there is nothing else to try.
+    pub fn load_watchdogs(&self) {
+        let mut aliases = BTreeSet::new();
+        collect_aliases(self.sys, &mut aliases);
+        for name in aliases.iter().flat_map(|alias| self.index.by_alias(alias)) {
+            let watchdog = self.index.module(name).is_some_and(|module| module.path.contains(WATCHDOGS));
+            if watchdog && !self.blacklist.contains(name) {
+                let _ = self.load_module(name, 0, &mut Vec::new());
+            }
+        }
+    }
+
     /// Removes a module, and the modules it needed that nothing else uses.
     pub fn unload(&self, name: &str) -> Result<(), Error> {
         let unknown = || Error::Unknown(name.to_owned(), self.directory.clone());
@@ -253,6 +268,21 @@ mod tests {
         let (count, failures) = loader.load_for_hardware();
         assert_eq!((count, failures.len()), (5, 1));
         assert!(failures[0].to_string().contains("nvme-core.ko"), "{}", failures[0]);
+    }
+
+    #[test]
+    fn only_watchdogs_are_loaded_when_a_watchdog_is_wanted() {
+        let sys = machine();
+        let watchdogs = "kernel/drivers/watchdog/i6300esb.ko: k/low.ko\nkernel/drivers/watchdog/softdog.ko:\nk/net.ko:\nk/low.ko:\n";
+        sys.put(&format!("{DIRECTORY}/modules.dep"), watchdogs);
+        sys.put(&format!("{DIRECTORY}/modules.alias"), "alias pci:v00008086d000025AB* i6300esb\nalias pci:v* net\n");
+        sys.put("/sys/bus/pci/devices/0000:00:01.0/modalias", "pci:v00008086d000025ABsv0\n");
+        let loader = |cmdline| Loader::open(&sys, &Cmdline::parse(cmdline)).expect("index");
+        loader("modprobe.blacklist=i6300esb").load_watchdogs();
+        assert!(loads(&sys).is_empty());
+        loader("").load_watchdogs();
+        let driver = format!("load {DIRECTORY}/kernel/drivers/watchdog/i6300esb.ko");
+        assert_eq!(loads(&sys), ["low.ko", driver.as_str()]);
     }
 
     #[test]
