@@ -103,12 +103,14 @@ pub enum FatError {
         size: u64,
     },
     /// A directory with more entries than FAT allows.
-    #[error("directory {path:?} takes {entries} directory entries (a long name takes several); FAT allows 65536")]
+    #[error("directory {path:?} takes {entries} directory entries (a long name takes several); at most {limit} fit")]
     DirectoryTooLarge {
         /// The path.
         path: String,
         /// Directory entries needed.
         entries: usize,
+        /// Directory entries that there can be.
+        limit: usize,
     },
     /// The content needs more space than the volume has.
     #[error("content needs {needed} bytes, the volume has {available}")]

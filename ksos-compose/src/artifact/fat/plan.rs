@@ -258,7 +258,8 @@ fn place<'a>(tree: &'a Tree, directories: &Directories<'a>, geometry: &Geometry)
             Some(children) if path.is_empty() && geometry.kind == FatKind::Fat16 => {
                 let entries = directory_size(path, children)? / 32;
                 if entries > ROOT_ENTRIES_16 {
-                    return Err(FatError::DirectoryTooLarge { path: path.to_owned(), entries: entries as usize });
+                    let (entries, limit) = (entries as usize, ROOT_ENTRIES_16 as usize);
+                    return Err(FatError::DirectoryTooLarge { path: path.to_owned(), entries, limit });
                 }
                 0
             }
@@ -286,7 +287,8 @@ fn directory_size(path: &str, children: &[Child<'_>]) -> Result<u64, FatError> {
     let long = |child: &Child<'_>| if child.long { names::long_entries(child.name) } else { 0 };
     let entries = own + children.iter().map(|child| 1 + long(child)).sum::<usize>();
     if entries > DIRECTORY_ENTRIES {
-        return Err(FatError::DirectoryTooLarge { path: path.to_owned(), entries });
+        let limit = DIRECTORY_ENTRIES;
+        return Err(FatError::DirectoryTooLarge { path: path.to_owned(), entries, limit });
     }
     Ok(entries as u64 * 32)
 }
