@@ -11,7 +11,14 @@ pub const PATH: &str = "/run/ksos/update.lock";
 
 /// Holds the lock while it lives.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "closing it is what gives the lock up")] OwnedFd);
+pub struct Lock(OwnedFd);
+
+impl Drop for Lock {
+    /// Closing alone would not do while a process that another thread has just forked still has a copy of the descriptor.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
 
 /// Takes the lock; `None`: another process has it.
 ///
