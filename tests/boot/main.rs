@@ -7,10 +7,11 @@
 //! - `update`: the same, updated, kept, and rolled back. `versions`: what bad versions come to, from a registry.
 #![expect(clippy::disallowed_methods, reason = "tests run programs and look at files")]
 
+// In this order they start: what takes longest first.
+mod ab_update;
+mod bad_versions;
 mod example;
 mod guest;
 mod iso;
 mod kernel;
 mod node;
-mod update;
-mod versions;
