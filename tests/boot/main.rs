@@ -4,7 +4,7 @@
 //! - `iso`: ISO images in every mode that they boot in, and what they install; a disk image by BIOS.
 //! - `node`: the appliance with a stand-in for KubeSolo: configuration, network, health, access, watchdog, reset, and what
 //!   can be wrong with the data partition.
-//! - `update`: the same, updated, kept, and rolled back. `versions`: what bad versions come to, from a registry.
+//! - `ab_update`: the same, updated, kept, and rolled back. `bad_versions`: what these come to, from a registry.
 #![expect(clippy::disallowed_methods, reason = "tests run programs and look at files")]
 
 // In this order they start: what takes longest first.
