@@ -245,7 +245,8 @@ impl<'a> Daemon<'a> {
         } else if link.up && !before.up {
             self.configure_static(link.index);
         }
-        if link.up && !before.up {
+        // It may have been set down and up between two looks: then only the lost carrier tells.
+        if link.up && (!before.up || (lost && link.carrier)) {
             // The kernel dropped its routes when it was set down. The server may be slow to confirm the lease.
             self.apply_again(link.index);
         }

@@ -20,6 +20,13 @@ const SERVER: &str = "ip link set lo up && echo up && exec sleep 600";
 /// A process that is killed in the end.
 pub struct Running(pub Child);
 
+impl Running {
+    /// Sends it a signal, by its name.
+    pub fn signal(&self, name: &str) {
+        output(Command::new("kill").arg(format!("-{name}")).arg(self.0.id().to_string()));
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.0.kill();
