@@ -108,7 +108,8 @@ fn kernel_project() -> (Project, PathBuf) {
     let project = Project::new();
     let source = project.path.join("linux");
     fs::create_dir(&source).unwrap();
-    fs::write(source.join("Makefile"), MAKEFILE).unwrap();
+    // No earlier run has built this one.
+    fs::write(source.join("Makefile"), format!("# {}\n{MAKEFILE}", project.path.display())).unwrap();
     fs::write(source.join("Kconfig"), "config LOST_A\n\tdepends on NET\n").unwrap();
     fs::write(project.path.join("own.config"), "CONFIG_OWN=y\n").unwrap();
     let manifest = "extends = \"containerd-node.toml\"\n[components.linux]\nsource = \"file\"\npath = \"../linux\"\n\
