@@ -49,6 +49,23 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FsError> {
     Ok(bytes)
 }
 
+/// Fills `buffer` as far as the data goes, and returns how far.
+///
+/// # Errors
+/// What the reader fails with; an interruption is none.
+pub fn read_full(reader: &mut (impl Read + ?Sized), buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match reader.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
 /// Reads `path` as UTF-8, refusing more than `limit` bytes.
 pub fn read_to_string(path: &Path, limit: u64) -> Result<String, FsError> {
     let bytes = read(path, limit)?;

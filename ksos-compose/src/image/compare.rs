@@ -6,6 +6,7 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use super::Part;
+use crate::effects::fs::read_full;
 
 const BUFFER: usize = 1 << 20;
 
@@ -42,7 +43,7 @@ pub fn first_difference_of(a: &mut dyn Read, b: &mut dyn Read) -> io::Result<Opt
     let (mut left, mut right) = (vec![0; BUFFER], vec![0; BUFFER]);
     let mut position = 0;
     loop {
-        let (a_count, b_count) = (fill(a, &mut left)?, fill(b, &mut right)?);
+        let (a_count, b_count) = (read_full(a, &mut left)?, read_full(b, &mut right)?);
         let common = a_count.min(b_count);
         if let Some(offset) = differs(&left[..common], &right[..common]) {
             return Ok(Some(position + offset as u64));
@@ -62,20 +63,6 @@ fn differs(left: &[u8], right: &[u8]) -> Option<usize> {
         return None;
     }
     left.iter().zip(right).position(|(left, right)| left != right)
-}
-
-/// Reads until `buffer` is full or the stream ends; returns how many bytes there were.
-fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 /// Returns the first position from `position` on that is not in a hole of `part`'s file.

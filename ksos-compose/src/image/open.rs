@@ -1,7 +1,7 @@
 //! Opens whatever an image is kept in: raw, compressed with Zstandard, or an ISO.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::iso::Iso;
@@ -84,7 +84,7 @@ fn decompressed(cache: &Cache, path: &Path, file: File) -> Result<File, ImageErr
     let mut piece = vec![0; PIECE];
     let mut size = 0;
     loop {
-        let count = fill(&mut decoder, &mut piece).context("decompress", path)?;
+        let count = fs::read_full(&mut decoder, &mut piece).context("decompress", path)?;
         let bytes = &piece[..count];
         match bytes.iter().all(|byte| *byte == 0) {
             true => drop(target.seek(SeekFrom::Current(count as i64)).context("decompress", path)?),
@@ -100,17 +100,4 @@ fn decompressed(cache: &Cache, path: &Path, file: File) -> Result<File, ImageErr
             return Ok(target);
         }
     }
-}
-
-fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

@@ -60,7 +60,7 @@ impl Image {
         }
         let mut start = [0; 6];
         let mut file = fs::open(path)?;
-        let count = read_full(&mut file, &mut start).context("read", path)?;
+        let count = fs::read_full(&mut file, &mut start).context("read", path)?;
         let compression = compression_of(&start[..count]);
         let checked = check_sum(path)?;
         let mut image = Image { path: path.to_owned(), compression, size: metadata.len(), checked };
@@ -155,18 +155,4 @@ fn check_sum(path: &Path) -> Result<bool, FlashError> {
         return Err(FlashError::Sum { path, sums, stated, found: found.hex() });
     }
     Ok(true)
-}
-
-/// Fills `buffer` as far as the data goes and returns how far.
-pub(super) fn read_full(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }

@@ -18,10 +18,9 @@ use std::path::Path;
 use ksos_formats::Digest;
 
 use super::FlashError;
-use super::source::read_full;
 use super::table::{self, Backup};
 use crate::effects::block::{Buffer, Device};
-use crate::effects::fs::Context;
+use crate::effects::fs::{Context, read_full};
 use crate::effects::progress::Progress;
 
 const SECTOR: usize = 512;

@@ -4,6 +4,7 @@ use std::io::{self, BufRead, Read};
 
 use super::error::{Fault, Step, escape};
 use super::{Compression, Limits};
+use crate::effects::fs::read_full;
 
 /// Memory that an xz decoder may use: preset -9 needs 65 MiB.
 const XZ_MEMORY: u64 = 128 << 20;
@@ -220,16 +221,7 @@ pub(super) fn fill(reader: &mut dyn Read, buffer: &mut [u8]) -> Result<(), Fault
 
 /// Fills `buffer` as far as the data goes and returns how far.
 pub(super) fn fill_partly(reader: &mut dyn Read, buffer: &mut [u8]) -> Result<usize, Fault> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Fault::from_read(error)),
-        }
-    }
-    Ok(filled)
+    read_full(reader, buffer).map_err(Fault::from_read)
 }
 
 /// Reads `size` bytes into memory; the caller has checked `size`, and memory grows only as data comes.

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 
-use super::super::error::{Failure, Fault, Step, escape, text};
+use super::super::error::{Failure, Fault, Step};
 use super::super::{ArchiveError, Limits};
-use super::block::{Image, MetadataReader, Reference};
+use super::block::{Image, Reference};
 use super::inode::{self, Body, Inode};
-use super::{DEPTH, FileReader, child};
+use super::{DEPTH, FileReader, Listing};
 
 /// What was seen of an image.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,22 +86,9 @@ impl Walk<'_> {
     }
 
     fn children(&mut self, path: &str, directory: &inode::Directory, depth: usize) -> Step<()> {
-        let at = |fault| Failure::at(path, fault);
-        let mut reader = MetadataReader::new(self.image.superblock.directories, directory.listing);
-        // As in `super::Walk::children`.
-        let mut left = directory.size.saturating_sub(3);
-        while left > 0 {
-            let [count, block, _inode] = reader.u32s(&mut self.image).map_err(at)?;
-            left = left.checked_sub(12).ok_or_else(|| at(Fault::Damaged("a directory's size")))?;
-            if count >= 256 {
-                return Err(at(Fault::Damaged("a directory header counts more than 256 entries")));
-            }
-            for _ in 0..=count {
-                let (offset, name) = child(&mut reader, &mut self.image, &mut left).map_err(at)?;
-                let name = text(&name).map_err(|fault| Failure::at(&escape(&name), fault))?.to_owned();
-                let child = if path.is_empty() { name } else { format!("{path}/{name}") };
-                self.visit(&child, Reference { block: u64::from(block), offset }, depth + 1)?;
-            }
+        let mut listing = Listing::new(&self.image, path, directory);
+        while let Some((child, reference)) = listing.next(&mut self.image)? {
+            self.visit(&child, reference, depth + 1)?;
         }
         Ok(())
     }

@@ -89,27 +89,56 @@ impl Walk<'_, '_> {
     }
 
     fn children(&mut self, path: &str, directory: &inode::Directory, depth: usize) -> Step<()> {
-        let at = |fault| Failure::at(path, fault);
-        let mut reader = MetadataReader::new(self.image.superblock.directories, directory.listing);
+        let mut listing = Listing::new(&self.image, path, directory);
+        while let Some((child, reference)) = listing.next(&mut self.image)? {
+            self.visit(&child, reference, depth + 1)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the entries of a directory one by one.
+struct Listing<'a> {
+    /// Path of the directory.
+    path: &'a str,
+    reader: MetadataReader,
+    /// Bytes that the listing still has.
+    left: u32,
+    /// Entries that the last header still counts, and the block of their inodes.
+    entries: u32,
+    block: u32,
+}
+
+impl<'a> Listing<'a> {
+    fn new(image: &Image<'_>, path: &'a str, directory: &inode::Directory) -> Self {
+        let reader = MetadataReader::new(image.superblock.directories, directory.listing);
         // "The size is 3 more than that of the listing", for `.` and `..`.
-        let mut left = directory.size.saturating_sub(3);
-        while left > 0 {
-            let [count, block, _inode] = reader.u32s(&mut self.image).map_err(at)?;
-            left = left.checked_sub(12).ok_or_else(|| at(Fault::Damaged("a directory's size")))?;
+        Listing { path, reader, left: directory.size.saturating_sub(3), entries: 0, block: 0 }
+    }
+
+    /// Returns the path of the next entry and where its inode is.
+    fn next(&mut self, image: &mut Image<'_>) -> Step<Option<(String, Reference)>> {
+        let path = self.path;
+        let at = |fault| Failure::at(path, fault);
+        if self.entries == 0 {
+            if self.left == 0 {
+                return Ok(None);
+            }
+            let [count, block, _inode] = self.reader.u32s(image).map_err(at)?;
+            self.left = self.left.checked_sub(12).ok_or_else(|| at(Fault::Damaged("a directory's size")))?;
             if count >= 256 {
                 return Err(at(Fault::Damaged("a directory header counts more than 256 entries")));
             }
-            for _ in 0..=count {
-                let (offset, name) = child(&mut reader, &mut self.image, &mut left).map_err(at)?;
-                let name = text(&name).map_err(|fault| Failure::at(&escape(&name), fault))?.to_owned();
-                if name.contains('/') {
-                    return Err(at(Fault::Damaged("a name with a slash")));
-                }
-                let child = if path.is_empty() { name } else { format!("{path}/{name}") };
-                self.visit(&child, Reference { block: u64::from(block), offset }, depth + 1)?;
-            }
+            (self.entries, self.block) = (count + 1, block);
         }
-        Ok(())
+        self.entries -= 1;
+        let (offset, name) = child(&mut self.reader, image, &mut self.left).map_err(at)?;
+        let name = text(&name).map_err(|fault| Failure::at(&escape(&name), fault))?;
+        if name.contains('/') {
+            return Err(at(Fault::Damaged("a name with a slash")));
+        }
+        let child = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+        Ok(Some((child, Reference { block: u64::from(self.block), offset })))
     }
 }
 
