@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::disk::copy::{is_zero, next_data};
+use ksos_formats::update::chunks::is_zero;
+
+use super::disk::copy::next_data;
 
 /// Bytes read at once, at the least.
 const BUFFER: u64 = 1 << 20;

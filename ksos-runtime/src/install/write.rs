@@ -14,6 +14,7 @@ use std::io::Read;
 
 use ksos_formats::digest::Hasher;
 use ksos_formats::install::{DIRECTORY, HEAD, Install, Piece};
+use ksos_formats::update::chunks::is_zero;
 
 use crate::disk::gpt::Table;
 use crate::disk::grow::{self, Change};
@@ -211,11 +212,6 @@ fn is_zero_there(disk: &dyn Disk, start: u64, end: u64) -> Result<bool, InstallE
     let mut bytes = vec![0; (end - start) as usize];
     disk.read_at(start, &mut bytes)?;
     Ok(is_zero(&bytes))
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<16>();
-    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }
 
 /// Writes what makes the disk bootable, the first sector last.

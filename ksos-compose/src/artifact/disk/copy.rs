@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use ksos_formats::update::chunks::is_zero;
 use rustix::fs::{SeekFrom, fstat, fstatfs, seek};
 use rustix::io::Errno;
 
@@ -128,9 +129,4 @@ fn write_sparse(chunk: &[u8], target: &File, position: u64) -> io::Result<()> {
         Some(start) => target.write_all_at(&chunk[start..], position + start as u64),
         None => Ok(()),
     }
-}
-
-pub(in crate::artifact) fn is_zero(block: &[u8]) -> bool {
-    let (words, rest) = block.as_chunks::<16>();
-    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }

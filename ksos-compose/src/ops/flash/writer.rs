@@ -16,6 +16,7 @@ use std::io::Read;
 use std::path::Path;
 
 use ksos_formats::Digest;
+use ksos_formats::update::chunks::is_zero;
 
 use super::FlashError;
 use super::table::{self, Backup};
@@ -215,9 +216,4 @@ impl Target<'_> {
     fn differs(&self, offset: u64, count: usize) -> FlashError {
         FlashError::Differs { path: self.path.to_owned(), first: offset, last: offset + count as u64 - 1 }
     }
-}
-
-fn is_zero(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<16>();
-    words.iter().all(|word| u128::from_ne_bytes(*word) == 0) && rest.iter().all(|byte| *byte == 0)
 }
