@@ -92,9 +92,7 @@ fn static_program(package: &str, name: &str, profile: &str) -> PathBuf {
     let mut command = Command::new("cargo");
     command.args(["build", "--locked", "--target", "x86_64-unknown-linux-gnu", "--bin", name]);
     command.args(["--profile", profile, "-p", package, "--target-dir"]).arg(&target);
-    // As the composer builds them: tables for unwinding are of no use where a panic aborts.
-    let unwinding = if profile == "runtime" { " -Cforce-unwind-tables=no" } else { "" };
-    command.env("RUSTFLAGS", format!("-Ctarget-feature=+crt-static{unwinding}"));
+    command.env("RUSTFLAGS", "-Ctarget-feature=+crt-static");
     run(command.current_dir(repository())).expect_code(0);
     let directory = if profile == "dev" { "debug" } else { profile };
     let built = target.join("x86_64-unknown-linux-gnu").join(directory).join(name);

@@ -16,7 +16,7 @@ use crate::effects::fs;
 const FILE_LIMIT: u64 = 256 << 20;
 
 /// Bumped when the way of building changes what comes out.
-const VERSION: &str = "cargo-2";
+const VERSION: &str = "cargo-3";
 
 /// Files of the workspace that count whatever the package.
 const SHARED: [&str; 6] =

@@ -227,10 +227,6 @@ pub fn build(build: &Build<'_>, toolchain: &Toolchain, progress: &dyn Fn(&str)) 
 /// Returns the compiler flags for the target, separated as `CARGO_ENCODED_RUSTFLAGS` wants them.
 fn rust_flags(build: &Build<'_>, toolchain: &Toolchain, target_directory: &Path) -> OsString {
     let mut flags: Vec<OsString> = vec!["-Ctarget-feature=+crt-static".into()];
-    if aborts(build) {
-        // Nothing unwinds: the tables for it would be a tenth of a small program.
-        flags.push("-Cforce-unwind-tables=no".into());
-    }
     flags.extend(toolchain.flags().iter().map(Into::into));
     let cargo_home = lookup(build.environment, "CARGO_HOME").map(PathBuf::from);
     let home = lookup(build.environment, "HOME").map(|home| Path::new(&home).join(".cargo"));
@@ -247,15 +243,6 @@ fn rust_flags(build: &Build<'_>, toolchain: &Toolchain, target_directory: &Path)
         flags.push(flag);
     }
     flags.join(std::ffi::OsStr::new("\u{1f}"))
-}
-
-/// Returns whether the build's profile says `panic = "abort"` (The Cargo Book, "Profiles"). A workspace that cannot be
-/// read says nothing; Cargo will name the fault.
-fn aborts(build: &Build<'_>) -> bool {
-    let manifest = fs::read_to_string(&build.workspace.join("Cargo.toml"), MANIFEST_LIMIT).unwrap_or_default();
-    let manifest: toml::Table = toml::from_str(&manifest).unwrap_or_default();
-    let profile = manifest.get("profile").and_then(|profiles| profiles.get(build.profile));
-    profile.and_then(|profile| profile.get("panic")).and_then(toml::Value::as_str) == Some("abort")
 }
 
 fn lookup(variables: &[(OsString, OsString)], name: &str) -> Option<OsString> {
