@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::daemon::Daemon;
 use super::resolver::Resolver;
+use super::store;
 use super::sntp::{self, Action, Event};
 use super::status::TimeStatus;
 use crate::sys::Sys;
@@ -133,6 +134,9 @@ impl Daemon<'_> {
             }
             if steered {
                 self.problem("time", None);
+                let told = self.clock.status().last_sync_unix.filter(|_| self.clock.status().synchronised);
+                let kept = told.map_or(Ok(()), |unix| store::keep_clock(self.sys, &self.image.clock, unix));
+                self.problem("time file", kept.err());
             }
         }
     }
