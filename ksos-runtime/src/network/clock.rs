@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use super::daemon::Daemon;
 use super::resolver::Resolver;
-use super::store;
 use super::sntp::{self, Action, Event};
 use super::status::TimeStatus;
+use super::store;
 use crate::sys::Sys;
 
 /// Largest packet that is read, in bytes; extensions are not looked at.

@@ -50,11 +50,7 @@ pub fn image(sys: &dyn Sys) -> Image {
             leases: format!("{}/ksos/leases", config.data.mount.trim_end_matches('/')),
             clock: clock_path(&config.data.mount),
         },
-        None => Image {
-            epoch: EARLIEST,
-            leases: "/run/ksos/leases".to_owned(),
-            clock: "/run/ksos/clock".to_owned(),
-        },
+        None => Image { epoch: EARLIEST, leases: "/run/ksos/leases".to_owned(), clock: "/run/ksos/clock".to_owned() },
     }
 }
 
