@@ -83,12 +83,29 @@ impl Guest {
         run(ssh.args(["root@127.0.0.1", command]).stdin(Stdio::null()))
     }
 
+    /// Returns what the SSH client says when it has no key to offer: the ways to log in that the server allows.
+    pub fn ssh_methods(&self) -> String {
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-p", &self.ssh.to_string(), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
+        ssh.args(["-o", "ConnectTimeout=60", "-o", "BatchMode=yes", "-o", "PubkeyAuthentication=no"]);
+        run(ssh.args(["root@127.0.0.1", "true"]).stdin(Stdio::null())).stderr
+    }
+
     /// Runs a command in the guest that must succeed; returns what it printed.
     #[track_caller]
     pub fn shell(&self, command: &str) -> String {
         let outcome = self.ssh(command);
         assert_eq!(outcome.code, 0, "{command}\n{}{}\n{}", outcome.stdout, outcome.stderr, self.console());
         outcome.stdout
+    }
+
+    /// Nothing that the runtime's confined processes asked for was refused to them.
+    #[track_caller]
+    pub fn expect_nothing_denied(&self) {
+        let log = self.shell("dmesg");
+        let denied = log.lines().filter(|line| line.contains("DENIED") && line.contains("\"ksos-"));
+        let denied: Vec<&str> = denied.collect();
+        assert!(denied.is_empty(), "{denied:#?}");
     }
 
     /// Shuts the guest down and waits until QEMU has ended.
@@ -117,4 +134,12 @@ impl Drop for Guest {
 pub fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().expect("it is bound").port()
+}
+
+/// Returns what an address of this host serves.
+#[track_caller]
+pub fn get(url: &str) -> String {
+    let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
+    let mut answer = agent.get(url).call().unwrap_or_else(|error| panic!("{url}: {error}"));
+    answer.body_mut().read_to_string().expect("text")
 }

@@ -128,6 +128,20 @@ fn from_a_cd_under_secure_boot_the_menu_installs_to_the_only_disk_which_boots_by
     expect_line(&outcome, "(/dev/vda4, grown to ");
 }
 
+/// Returns a NoCloud volume as people make it: FAT on the whole stick.
+fn seed_on_fat(directory: &tempfile::TempDir) -> PathBuf {
+    let path = |name: &str| directory.path().join(name);
+    let stick = path("stick.img");
+    let mut mformat = Command::new("mformat");
+    run(mformat.args(["-C", "-v", "CIDATA", "-T", "32768", "-h", "64", "-s", "32", "-i"]).arg(&stick).arg("::"))
+        .expect_code(0);
+    for (name, content) in [("user-data", "hostname: from-a-stick\n"), ("meta-data", "instance-id: stick-1\n")] {
+        fs::write(path(name), content).expect("written");
+        run(Command::new("mcopy").arg("-i").arg(&stick).arg(path(name)).arg("::")).expect_code(0);
+    }
+    stick
+}
+
 #[test]
 fn from_a_stick_the_configuration_installs_and_live_and_installed_system_share_the_data() {
     let images = images();
@@ -142,8 +156,14 @@ fn from_a_stick_the_configuration_installs_and_live_and_installed_system_share_t
     expect_line(&outcome, "install: test-iso 1.0.0 to /dev/vda, as /dev/vdb:user-data asks for");
     expect_line(&outcome, "stage 30 data: ok ");
 
+    // What is installed takes its configuration from a stick, whose disk the kernel finds late.
+    let stick = format!("--qemu-arg=if=none,id=stick,format=raw,readonly=on,file={}", text(&seed_on_fat(&directory)));
     let arguments = ["--arch", "x86_64", "--bios", "--until", "ready", "--persist", text(&disk)];
-    expect_ready(boot(&disk, &arguments), &["slot=a", "boot=2"]);
+    let usb = ["--qemu-arg=-device", "--qemu-arg=qemu-xhci", "--qemu-arg=-drive", &stick, "--qemu-arg=-device"];
+    let arguments = [&arguments[..], &usb, &["--qemu-arg=usb-storage,drive=stick"]].concat();
+    let outcome = expect_ready(boot(&disk, &arguments), &["slot=a", "boot=2"]);
+    expect_line(&outcome, "stage 45 configuration: ok ");
+    expect_line(&outcome, "(nocloud /dev/sda, instance stick-1, applied now)");
 
     // The disk has data now: nobody said that it may go, and it serves the live system.
     let outcome = boot(&iso, &[&["--usb", "--bios"][..], &site].concat());

@@ -10,6 +10,7 @@
 // In this order they start: what takes longest first.
 mod ab_update;
 mod bad_versions;
+mod disks;
 mod example;
 mod guest;
 mod iso;

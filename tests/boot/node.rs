@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use ksos_tests::{compose, repository, run, stand_in};
 
-use crate::guest::{Guest, READY, free_port};
+use crate::disks::{Hotplug, add_parameters, partition_offset};
+use crate::guest::{Guest, READY, free_port, get};
 
 /// What all tests of this file share: the image, and a key that may log in.
 struct Shared {
@@ -48,6 +49,13 @@ fn file(name: &str, text: &str) -> String {
     path.to_str().expect("a path of ours is UTF-8").to_owned()
 }
 
+/// Returns a copy of the image for one test.
+fn copy_of_image(name: &str) -> PathBuf {
+    let copy = disk(name);
+    run(Command::new("cp").arg("--sparse=always").arg(&shared().image).arg(&copy)).expect_code(0);
+    copy
+}
+
 fn disk(name: &str) -> PathBuf {
     shared().directory.path().join(name)
 }
@@ -71,13 +79,6 @@ fn all_checks_passed(guest: &Guest) {
     assert!(failed.is_empty(), "{failed:#?}\n{console}");
     assert!(console.contains(" ok, 0 failed"), "{console}");
     assert!(console.contains("container checks: 6 ok, 0 failed"), "{console}");
-}
-
-#[track_caller]
-fn get(url: &str) -> String {
-    let agent: ureq::Agent = ureq::Agent::config_builder().proxy(None).build().into();
-    let mut answer = agent.get(url).call().unwrap_or_else(|error| panic!("{url}: {error}"));
-    answer.body_mut().read_to_string().expect("text")
 }
 
 #[test]
@@ -121,8 +122,8 @@ fn the_appliance_is_configured_observed_reached_watched_and_reset() {
     observed(&guest, metrics);
     assert_eq!(guest.shell("cat /var/lib/kubesolo/marker /etc/kubesolo/note"), "keptnoted");
     assert!(guest.ssh("echo x > /usr/x").code != 0, "the root can be written");
-    // Once the node was ready, no module can be loaded.
-    assert_eq!(guest.shell("cat /proc/sys/kernel/modules_disabled"), "1\n");
+    hardened(&guest);
+    restarted_after_a_kill(&mut guest);
 
     // PID 1 makes no progress any more: the hardware restarts the machine.
     guest.shell("rm /etc/kubesolo/note && echo x > /var/lib/kubesolo/state && sync");
@@ -135,12 +136,48 @@ fn the_appliance_is_configured_observed_reached_watched_and_reset() {
 
     // Kubernetes' state goes, the configuration stays, and what it writes is written again.
     guest.ssh("kubesolo-os factory-reset --yes");
+    // KubeSolo does not end by itself.
+    guest.wait_for("service kubesolo: still running 10000 ms after SIGTERM, killed");
     let ready = guest.wait_for(READY);
     assert!(ready.contains("boot=3"), "{ready}");
     assert_ne!(guest.ssh("cat /var/lib/kubesolo/state").code, 0, "Kubernetes' state is gone");
     assert_eq!(guest.shell("cat /var/lib/kubesolo/marker"), "kept");
     assert_eq!(guest.shell("cat /proc/sys/kernel/hostname"), "edge-7\n");
     guest.power_off();
+}
+
+/// What must not be possible, and is not.
+fn hardened(guest: &Guest) {
+    // Once the node was ready, no module can be loaded.
+    assert_eq!(guest.shell("cat /proc/sys/kernel/modules_disabled"), "1\n");
+    let module = guest.shell(
+        "for m in $(busybox sed -n 's,.*/\\([a-z0-9_-]*\\)\\.ko[^:]*:.*,\\1,p' /lib/modules/*/modules.dep); do \
+         n=$(echo $m | busybox tr - _); [ -e /sys/module/$n ] || { echo $n; break; }; done",
+    );
+    let refused = guest.ssh(&format!("/sbin/modprobe {}", module.trim()));
+    assert!(!module.trim().is_empty() && refused.code != 0, "{module}: {}{}", refused.stdout, refused.stderr);
+    assert!(refused.stderr.contains("Operation not permitted"), "{module}: {}", refused.stderr);
+    let methods = guest.ssh_methods();
+    assert!(methods.contains("Permission denied (publickey)"), "no password is asked for: {methods}");
+}
+
+/// A service that is killed is started again after its pause, and does its work.
+fn restarted_after_a_kill(guest: &mut Guest) {
+    guest.shell("busybox pkill -9 -x kubesolo");
+    guest.wait_for("service kubesolo: signal 9, restart in 3000 ms");
+    guest.wait_for("[kubesolo] checks: ");
+    // The engine has forgotten its images: they are imported again.
+    guest.wait_for("service container-images: done after ");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while guest.ssh("kubesolo-os health").code != 0 {
+        assert!(Instant::now() < deadline, "{}", guest.ssh("kubesolo-os health").stdout);
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    all_checks_passed(guest);
+    let status = guest.ssh("kubesolo-os status --json").stdout;
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    let service = status["services"].as_array().and_then(|all| all.iter().find(|one| one["name"] == "kubesolo"));
+    assert_eq!(service.map(|service| service["restarts"].clone()), Some(1.into()), "{status:#}");
 }
 
 /// FEATURES 62 and 63: the kubeconfig works from here.
@@ -184,7 +221,7 @@ fn reached_from_the_host(kubeconfig: &Path) {
 fn observed(guest: &Guest, metrics: u16) {
     let health = guest.ssh("kubesolo-os health --json");
     let health: serde_json::Value = serde_json::from_str(&health.stdout).expect("JSON");
-    for check in ["engine", "api-server", "node-ready", "disk"] {
+    for check in ["engine", "api-server", "node-ready", "disk", "clock"] {
         let state = health["checks"].as_array().and_then(|checks| checks.iter().find(|other| other["name"] == check));
         assert_eq!(state.map(|state| state["outcome"].clone()), Some("ok".into()), "{check}: {health:#}");
     }
@@ -206,8 +243,13 @@ fn observed(guest: &Guest, metrics: u16) {
     let remarks = run(promtool.args(["-c", &format!("promtool check metrics < {path} 2>&1")])).stdout;
     let unexpected: Vec<&str> = remarks.lines().filter(|line| !line.contains("kubesolo_os_boot_counter")).collect();
     assert!(unexpected.is_empty(), "{unexpected:#?}");
-    let status = guest.ssh("kubesolo-os status").stdout;
-    assert!(status.contains("configuration"), "{status}");
+    for line in ["kubesolo_os_configuration_errors 0", "kubesolo_os_modules_locked 1", "kubesolo_os_data_persistent 1"]
+    {
+        assert!(text.lines().any(|other| other == line), "{line} is missing:\n{text}");
+    }
+    assert!(text.contains("slot=\"a\"") && text.contains("secure_boot=\"on\""), "{text}");
+    stages_are_told(guest, &text);
+    guest.expect_nothing_denied();
     // The OS itself: everything but KubeSolo and what it starts.
     let table = guest.shell(
         "for p in /proc/[0-9]*; do if [ \"$(cat $p/comm)\" = ksos-runtime ]; then \
@@ -221,36 +263,122 @@ fn observed(guest: &Guest, metrics: u16) {
     assert!(rss > 0 && rss < 40 << 10, "the runtime's processes take {rss} KiB");
 }
 
-#[test]
-fn a_bad_configuration_leaves_a_node_that_says_so() {
-    let config = file("bad.yaml", "hostname: edge-8\nnetwrok:\n  mode: dhcp\nkubesolo:\n  debug: maybe\n");
-    let mut guest = start(&["--config", &config]);
-    guest.wait_for(READY);
-    let console = guest.console();
-    assert!(console.contains("ksos: degraded reason="), "{console}");
-    assert!(console.contains("2:1"), "the place is named:\n{console}");
-    assert!(console.contains("netwrok") && console.contains("5:10"), "every fault is named:\n{console}");
-    all_checks_passed(&guest);
+/// Each stage with its duration: in the status, in the boot log on the data partition, and in the metrics.
+fn stages_are_told(guest: &Guest, metrics: &str) {
+    let status: serde_json::Value = serde_json::from_str(&guest.ssh("kubesolo-os status --json").stdout).expect("JSON");
+    let stages = status["stages"].as_array().expect("a list");
+    let numbers: Vec<u64> = stages.iter().filter_map(|stage| stage["number"].as_u64()).collect();
+    for number in [0, 1, 2, 3, 4, 5, 6, 10, 15, 20, 25, 30, 35, 38, 40, 45, 50, 55, 60, 65, 68, 70, 80, 90] {
+        assert!(numbers.contains(&number), "stage {number}: {status:#}");
+    }
+    let shown = guest.ssh("kubesolo-os status").stdout;
+    let log = guest.shell("cat /var/log/ksos/boot.log");
+    for stage in stages {
+        let (number, name, ms) = (stage["number"].as_u64(), stage["name"].as_str(), stage["ms"].as_u64());
+        let (number, name, ms) = (number.expect("a number"), name.expect("a name"), ms.expect("a duration"));
+        assert!(ms < 300_000, "{stage}");
+        let row = format!("{number:02} {name:13} {ms:6} ms  ok");
+        assert!(shown.lines().any(|line| line.starts_with(&row)), "{row}:\n{shown}");
+        let line = format!(" stage {number:02} {name}: ok {ms} ms");
+        assert!(log.contains(&line), "{line}:\n{log}");
+        let sample = format!("kubesolo_os_boot_stage_seconds{{stage=\"{number:02}\",name=\"{name}\"}} ");
+        let seconds = metrics.lines().find_map(|line| line.strip_prefix(&sample)?.parse::<f64>().ok());
+        assert!(seconds.is_some_and(|seconds| (seconds - ms as f64 / 1000.0).abs() < 0.002), "{sample}:\n{metrics}");
+    }
+    let used = status["memory_before_services"]["used_kib"].as_u64().expect("it is measured");
+    assert!((1 << 10..128 << 10).contains(&used), "{used} KiB in use before services started");
+    assert!(shown.contains("from the kernel's hand-over to services started "), "{shown}");
 }
 
 #[test]
-fn without_any_network_the_node_is_ready() {
-    let mut guest = start(&["--no-network"]);
+fn a_bad_configuration_and_a_foreign_data_partition_leave_a_node_that_says_so() {
+    let image = copy_of_image("foreign.img");
+    let foreign = b"LUKS\xba\xbe\x00\x02";
+    let device = OpenOptions::new().read(true).write(true).open(&image).expect("a copy");
+    device.write_all_at(foreign, partition_offset(&image, 4)).expect("written");
+
+    let config = file("bad.yaml", "hostname: edge-8\nnetwrok:\n  mode: dhcp\nkubesolo:\n  debug: maybe\n");
+    let metrics = free_port();
+    let persist = image.to_str().expect("UTF-8").to_owned();
+    let forward = format!("{metrics}:9100");
+    let arguments = ["--arch", "x86_64", "--config", &config, "--forward", &forward, "--persist", &persist];
+    let mut guest = Guest::start(&image, &shared().key, &arguments.map(str::to_owned));
+    guest.wait_for(READY);
+    let text = get(&format!("http://127.0.0.1:{metrics}/metrics"));
+    for line in ["kubesolo_os_configuration_errors 2", "kubesolo_os_degraded 1", "kubesolo_os_data_persistent 0"] {
+        assert!(text.lines().any(|other| other == line), "{line} is missing:\n{text}");
+    }
+    let console = guest.console();
+    assert!(console.contains("ksos: degraded reason="), "{console}");
+    assert!(console.contains("ksos: degraded reason=\"data: "), "memory takes the partition's place:\n{console}");
+    assert!(console.contains("2:1"), "the place is named:\n{console}");
+    assert!(console.contains("netwrok") && console.contains("5:10"), "every fault is named:\n{console}");
+    all_checks_passed(&guest);
+    drop(guest);
+    let mut start = vec![0; foreign.len()];
+    device.read_exact_at(&mut start, partition_offset(&image, 4)).expect("read");
+    assert_eq!(start, foreign, "what is not ours is left as it is");
+}
+
+/// Also: parameters of the kernel command line win over the document, and the secret among them is in nothing that the
+/// node writes.
+#[test]
+fn without_any_network_the_node_is_ready_as_kernel_parameters_say() {
+    let image = copy_of_image("parameters.img");
+    let key = "cGFyYW1ldGVyLXNlY3JldA";
+    add_parameters(
+        &image,
+        &format!("ksos.hostname=by-parameter kubesolo.edge_id=edge-2 kubesolo.edge_key={key} kubesolo.edge_async"),
+    );
+    let config = file(
+        "overruled.yaml",
+        "hostname: by-document\nkubesolo:\n  portainer-edge-id: edge-1\n  portainer-edge-key: document-key\n  mtu: 1400\n  \
+         cpu-manager-policy: static\n  cpu-manager-policy-options: {full-pcpus-only: \"true\"}\n  d2k: true\n  d2k-namespace: other\n",
+    );
+    let mut arguments = ["--arch", "x86_64", "--no-network", "--config", &config].map(str::to_owned).to_vec();
+    let bus = Hotplug::new(&image);
+    arguments.extend(bus.arguments());
+    let mut guest = Guest::start(&image, &shared().key, &arguments);
     guest.wait_for(READY);
     all_checks_passed(&guest);
     let console = guest.console();
     assert!(console.contains("check default-route: ok (203.0.113.254)"), "{console}");
     assert!(!console.contains("ksos: degraded"), "no network is no fault:\n{console}");
+    assert!(console.contains("check identity: ok (by-parameter)"), "{console}");
+    let options = console.lines().find(|line| line.contains("check options: ok")).expect("options are said");
+    for part in [
+        "portainer-edge-id=\"edge-2\"",
+        &format!("portainer-edge-key={} bytes", key.len()),
+        "portainer-edge-async=true",
+        "mtu=1400",
+        "d2k=true",
+        "d2k-namespace=\"other\"",
+        "cpu-manager-policy-options={\"full-pcpus-only\":\"true\"}",
+    ] {
+        assert!(options.contains(part), "{part}: {options}");
+    }
+    // The stand-in has looked into status and boot log.
+    assert!(console.contains("check secrets: ok"), "{console}");
+    let told = console.lines().filter(|line| line.contains("ksos: ") || line.starts_with('['));
+    let told: Vec<&str> = told.filter(|line| line.contains(key) && !line.contains("Command line:")).collect();
+    assert!(told.iter().all(|line| line.contains("BOOT_IMAGE=")), "the key is said: {told:#?}");
+
+    bus.ask(r#"{"execute": "device_add", "arguments": {"driver": "scsi-hd", "bus": "scsi.0", "drive": "twin", "id": "twin"}}"#);
+    let line = guest.wait_for("has the same partition GUIDs as the boot disk /dev/vda");
+    assert!(line.contains("ksos: degraded reason=\"/dev/sdb "), "{line}");
+    bus.ask(r#"{"execute": "device_del", "arguments": {"id": "twin"}}"#);
+    guest.wait_for("ksos: recovered ");
 }
 
-/// A NoCloud volume as other tools make it: ISO 9660 with a network configuration; then a full data partition, and one
-/// whose superblock is lost.
+/// A NoCloud volume as other tools make it: ISO 9660 with a network configuration. A clock that begins in 1970. Then a full
+/// data partition, and one whose superblock is lost; with it, a factory reset by the kernel command line, and the data
+/// partition's own document.
 #[test]
 fn static_network_from_an_iso_and_a_data_partition_that_is_full_then_damaged() {
     let seed = disk("seed");
     fs::create_dir_all(&seed).expect("made");
-    let user_data = format!("#cloud-config\nhostname: iso-node\nssh_authorized_keys: [{}]\n", shared().public_key);
-    fs::write(seed.join("user-data"), user_data).expect("written");
+    let site = format!("ssh_authorized_keys: [{}]\nntp: {{servers: [127.0.0.1]}}\n", shared().public_key);
+    fs::write(seed.join("user-data"), format!("#cloud-config\nhostname: iso-node\n{site}")).expect("written");
     fs::write(seed.join("meta-data"), "instance-id: iso-1\nlocal-hostname: other\n").expect("written");
     let network = "version: 2\nethernets:\n  lan:\n    match: {name: \"e*\"}\n    addresses: [10.0.2.15/24]\n    gateway4: 10.0.2.2\n    \
                    mtu: 1400\n    nameservers: {addresses: [10.0.2.3], search: [example.org]}\nvlans:\n  lan5:\n    id: 5\n    \
@@ -272,10 +400,16 @@ fn static_network_from_an_iso_and_a_data_partition_that_is_full_then_damaged() {
         &drive,
         "--qemu-arg=-device",
         "--qemu-arg=virtio-blk-pci,drive=iso",
+        "--qemu-arg=-rtc",
+        "--qemu-arg=base=1970-01-01T00:00:00",
     ];
     let mut guest = start(&arguments);
     guest.wait_for(READY);
     all_checks_passed(&guest);
+    set_by_a_time_server(&guest);
+    let listening = guest.shell("busybox netstat -ltn");
+    assert!(listening.contains(":9100 ") && !listening.contains(":8080 "), "{listening}");
+    guest.expect_nothing_denied();
     let addresses = guest.shell("ip addr");
     for part in ["10.0.2.15/24", "mtu 1400", "lan5", "192.0.2.1/24"] {
         assert!(addresses.contains(part), "{part}:\n{addresses}");
@@ -291,25 +425,47 @@ fn static_network_from_an_iso_and_a_data_partition_that_is_full_then_damaged() {
     guest.wait_for("service ssh: ready");
     let health = guest.ssh("kubesolo-os health");
     assert!(health.code != 0 && health.stdout.contains("disk"), "{}", health.stdout);
-    guest.shell("rm /var/lib/kubesolo/fill && sync");
+    let certificate = rcgen::generate_simple_self_signed(["site.example".to_owned()]).expect("made").cert.pem();
+    let lines: Vec<&str> = certificate.trim().lines().collect();
+    let document = format!("hostname: data-node\n{site}ca_certs:\n  trusted:\n  - |\n    {}\n", lines.join("\n    "));
+    guest.shell(&format!(
+        "rm /var/lib/kubesolo/fill && echo old > /var/lib/kubesolo/state && \
+         cat > /etc/kubesolo/cloud-init.yaml <<'END'\n{document}END\nsync"
+    ));
     guest.power_off();
 
     // The primary superblock is gone; its copies are not.
     let disk = OpenOptions::new().write(true).open(&state).expect("the disk is there");
-    disk.write_all_at(&[0xff; 1024], data_offset(&state) + 1024).expect("written");
+    disk.write_all_at(&[0xff; 1024], partition_offset(&state, 4) + 1024).expect("written");
     drop(disk);
+    add_parameters(&state, "ksos.factory-reset=data");
     let mut guest = start(&arguments);
     let ready = guest.wait_for(READY);
-    assert!(ready.contains("boot=3"), "the data was kept: {ready}\n{}", guest.console());
-    assert!(guest.console().contains("repaired"), "{}", guest.console());
+    assert!(ready.contains("boot=3"), "the file system was kept: {ready}\n{}", guest.console());
+    let console = guest.console();
+    assert!(console.contains("repaired") && console.contains("factory reset: removed "), "{console}");
+    assert!(console.contains("stage 45 configuration: ok ") && console.contains("data /etc/kubesolo/cloud-init.yaml"));
+    all_checks_passed(&guest);
+    assert_ne!(guest.ssh("cat /var/lib/kubesolo/state").code, 0, "Kubernetes' state is gone");
+    assert_eq!(guest.shell("cat /proc/sys/kernel/hostname"), "data-node\n");
+    let trusted = guest.shell("cat /etc/ssl/certs/ca-certificates.crt");
+    assert!(trusted.contains(lines[1]) && trusted.matches("BEGIN CERTIFICATE").count() > 50, "beside the image's own");
 }
 
-/// Returns where the data partition starts on a disk, in bytes.
-fn data_offset(disk: &Path) -> u64 {
-    let outcome = run(Command::new("sgdisk").args(["-i", "4"]).arg(disk)).expect_code(0);
-    let line =
-        outcome.stdout.lines().find(|line| line.starts_with("First sector:")).expect("sgdisk tells it").to_owned();
-    line.split_whitespace().nth(2).and_then(|text| text.parse::<u64>().ok()).expect("a number") * 512
+/// The clock began at the image's build time and then followed a server, whose time is kept.
+fn set_by_a_time_server(guest: &Guest) {
+    let kept = || guest.ssh("cat /data/ksos/clock").stdout.trim().parse::<u64>().ok();
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while kept().is_none() {
+        assert!(Instant::now() < deadline, "{}", guest.shell("cat /var/log/ksos/network.log"));
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let log = guest.shell("cat /var/log/ksos/network.log");
+    assert!(log.contains("clock moved by 127.0.0.1: +3"), "{log}");
+    let now: u64 = guest.shell("busybox date +%s").trim().parse().expect("a number");
+    let kept = kept().expect("it is kept");
+    // The image's build time is that of 2026.
+    assert!(kept > 1_767_225_600 + 3600 && (kept..kept + 600).contains(&now), "{kept} {now}");
 }
 
 #[test]

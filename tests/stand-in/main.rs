@@ -14,7 +14,8 @@ mod node;
 mod options;
 mod server;
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
 /// The result of one check.
 pub type Check = Result<String, String>;
@@ -29,11 +30,27 @@ pub fn say(name: &str, result: &Check) -> bool {
     result.is_ok()
 }
 
+/// KubeSolo 1.2.0 does not end on SIGTERM. What a shell ignores, the program that it becomes ignores too (execve(2)).
+/// Without a shell in the image it is left as it is.
+fn ignore_term(arguments: &[String]) {
+    const TERM: u64 = 1 << 14;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(TERM);
+    if ignored & TERM == 0
+        && let Ok(program) = std::env::current_exe()
+    {
+        let mut shell = Command::new("/bin/sh");
+        let _ = shell.args(["-c", "trap '' TERM; exec \"$0\" \"$@\""]).arg(program).args(arguments).exec();
+    }
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == "containers") {
         return containers::run();
     }
+    ignore_term(&arguments);
     let options = match options::read(&arguments) {
         Ok(options) => options,
         Err(why) => {

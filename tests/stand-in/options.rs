@@ -8,7 +8,7 @@ use serde_json::Value;
 /// The configuration file.
 const FILE: &str = "/etc/kubesolo/config.yaml";
 /// Flags with a value, and Booleans.
-const VALUES: [&str; 16] = [
+const VALUES: [&str; 18] = [
     "path",
     "apiserver-extra-sans",
     "startup-timeout",
@@ -22,11 +22,13 @@ const VALUES: [&str; 16] = [
     "portainer-edge-image",
     "container-runtime-endpoint",
     "cpu-manager-policy",
+    "cpu-manager-policy-options",
+    "d2k-namespace",
     "reserved-cpus",
     "system-reserved",
     "config",
 ];
-const BOOLEANS: [&str; 9] = [
+const BOOLEANS: [&str; 10] = [
     "disable-ipv6",
     "load-balancer",
     "local-storage",
@@ -36,6 +38,7 @@ const BOOLEANS: [&str; 9] = [
     "metrics-server",
     "portainer-edge-async",
     "container-mode",
+    "d2k",
 ];
 
 /// What was asked for.
@@ -80,11 +83,12 @@ pub fn read(arguments: &[String]) -> Result<Options, String> {
 }
 
 /// Where each flag is in the file (KubeSolo's documentation, `docs/configuration/config-file.md`).
-const PLACES: [(&str, &str); 24] = [
+const PLACES: [(&str, &str); 27] = [
     ("/path", "path"),
     ("/kubernetes/apiServer/extraSANs", "apiserver-extra-sans"),
     ("/kubernetes/apiServer/startupTimeoutSeconds", "startup-timeout"),
     ("/kubernetes/kubelet/cpuManager/policy", "cpu-manager-policy"),
+    ("/kubernetes/kubelet/cpuManager/policyOptions", "cpu-manager-policy-options"),
     ("/kubernetes/kubelet/cpuManager/reservedCPUs", "reserved-cpus"),
     ("/kubernetes/kubelet/systemReserved", "system-reserved"),
     ("/network/nodeIP", "node-ip"),
@@ -105,6 +109,8 @@ const PLACES: [(&str, &str); 24] = [
     ("/portainer/edgeKey", "portainer-edge-key"),
     ("/portainer/async", "portainer-edge-async"),
     ("/portainer/image", "portainer-edge-image"),
+    ("/d2k/enabled", "d2k"),
+    ("/d2k/namespace", "d2k-namespace"),
 ];
 
 fn from_file(options: &mut Options) -> Result<(), String> {

@@ -3,11 +3,11 @@
 use std::convert::Infallible;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -20,6 +20,10 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use crate::node;
 use crate::options::Options;
 
+/// How far the time that is told is ahead.
+const AHEAD: Duration = Duration::from_secs(3600);
+/// Seconds from 1900 to 1970 (RFC 4330, section 3).
+const TO_NTP: u64 = 2_208_988_800;
 const BASE: &str = "/var/lib/kubesolo";
 /// Where containerd listens.
 pub const SOCKET: &str = "/var/lib/kubesolo/containerd/containerd.sock";
@@ -27,6 +31,7 @@ pub const SOCKET: &str = "/var/lib/kubesolo/containerd/containerd.sock";
 /// Starts the engine, makes the PKI once, and serves for ever.
 pub fn serve(options: &Options) -> Result<Infallible, String> {
     start_engine()?;
+    tell_time()?;
     let tls = pki(options)?;
     let listener = TcpListener::bind("0.0.0.0:6443").map_err(|error| format!("port 6443: {error}"))?;
     println!("serving on 6443");
@@ -37,10 +42,37 @@ pub fn serve(options: &Options) -> Result<Infallible, String> {
     }
 }
 
+/// Serves the time to this machine alone (RFC 4330): [`AHEAD`] of what its clock was at the start.
+fn tell_time() -> Result<(), String> {
+    let socket = UdpSocket::bind("127.0.0.1:123").map_err(|error| format!("port 123: {error}"))?;
+    let started = Instant::now();
+    let base = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|error| error.to_string())? + AHEAD;
+    std::thread::spawn(move || {
+        let mut request = [0; 128];
+        while let Ok((length, peer)) = socket.recv_from(&mut request) {
+            if length < 48 {
+                continue;
+            }
+            let now = base + started.elapsed();
+            let fraction = (u64::from(now.subsec_nanos()) << 32) / 1_000_000_000;
+            let stamp = ((now.as_secs() + TO_NTP) << 32 | fraction).to_be_bytes();
+            let mut answer = [0; 48];
+            // Version 4, server, stratum 1.
+            answer[..2].copy_from_slice(&[0x24, 1]);
+            answer[24..32].copy_from_slice(&request[40..48]);
+            answer[32..40].copy_from_slice(&stamp);
+            answer[40..48].copy_from_slice(&stamp);
+            let _ = socket.send_to(&answer, peer);
+        }
+    });
+    Ok(())
+}
+
 /// Starts Debian's containerd where KubeSolo's is, without the images of the last start.
 fn start_engine() -> Result<(), String> {
     let directory = format!("{BASE}/containerd");
     fs::create_dir_all(&directory).map_err(|error| format!("{directory}: {error}"))?;
+    end_engine()?;
     let _ = fs::remove_file(SOCKET);
     for plugin in fs::read_dir("/usr/lib/cni").map_err(|error| format!("/usr/lib/cni: {error}"))?.flatten() {
         let link = Path::new("/opt/cni/bin").join(plugin.file_name());
@@ -66,6 +98,19 @@ fn start_engine() -> Result<(), String> {
         std::thread::sleep(Duration::from_millis(100));
     }
     Err("containerd does not answer".to_owned())
+}
+
+/// Ends the engine that an earlier start left running when it was killed: its database is locked.
+fn end_engine() -> Result<(), String> {
+    let is_engine = |pid: &String| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(b"/usr/bin/containerd\0")
+    };
+    let entries = fs::read_dir("/proc").map_err(|error| format!("/proc: {error}"))?.flatten();
+    for pid in entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(is_engine) {
+        Command::new("/usr/bin/kill").args(["-9", &pid]).status().map_err(|error| format!("kill: {error}"))?;
+    }
+    Ok(())
 }
 
 /// KubeSolo drops all images at its start.

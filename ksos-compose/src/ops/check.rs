@@ -125,7 +125,7 @@ fn faults(loaded: &Loaded) -> Vec<String> {
 fn check_workloads(loaded: &Loaded, checked: &mut Checked) {
     let found = workloads::overlays(&loaded.manifest).and_then(|overlays| {
         let trees = overlays.iter().map(|(name, tree)| (name.as_str(), tree));
-        workloads::scan(&loaded.manifest, trees, &workloads::stated(loaded))
+        workloads::scan(&loaded.manifest, trees, None, &workloads::stated(loaded))
     });
     match found {
         Err(error) => checked.faults.push(error.to_string()),

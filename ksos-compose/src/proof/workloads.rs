@@ -1,6 +1,6 @@
 //! Air gap: every container image that the carried Kubernetes manifests name is in the image.
 //!
-//! Manifests are YAML or JSON files among overlays and `[files]` whose documents have `apiVersion` and `kind`. Looked at
+//! Manifests are YAML or JSON files whose documents have `apiVersion` and `kind`. Looked at
 //! are pods, what makes pods, and lists of them; other kinds are not. A file that is no YAML (a template) is said and
 //! skipped, except where the image's manifest calls it one.
 
@@ -109,19 +109,18 @@ impl Workloads<'_> {
             let message = format!("{at}: container image {reference} is not preloaded");
             return failed(message, self.way_out(&reference));
         }
+        let key = image.key;
         let latest = reference.digest.is_none() && reference.tag.as_deref() == Some("latest");
         match image.pull_policy {
             Some("Always") => {
-                let message =
-                    format!("{at}: container image {reference} has imagePullPolicy Always, which asks its registry");
-                failed(message, "imagePullPolicy: IfNotPresent takes the preloaded image".to_owned())
+                let message = format!("{at}: container image {reference} has {key} Always, which asks its registry");
+                failed(message, format!("{key}: IfNotPresent takes the preloaded image"))
             }
             // Kubernetes, "Images", "Default image pull policy".
             None if latest => {
-                let message = format!(
-                    "{at}: container image {reference} has no imagePullPolicy, which means Always for the tag latest"
-                );
-                failed(message, "imagePullPolicy: IfNotPresent takes the preloaded image".to_owned())
+                let message =
+                    format!("{at}: container image {reference} has no {key}, which means Always for the tag latest");
+                failed(message, format!("{key}: IfNotPresent takes the preloaded image"))
             }
             _ => None,
         }
@@ -171,6 +170,8 @@ fn is_same(reference: &Reference, preloaded: &Preloaded) -> bool {
 struct Use<'a> {
     text: &'a str,
     line: u64,
+    /// What the key of the policy is called there.
+    key: &'static str,
     pull_policy: Option<&'a str>,
 }
 
@@ -225,14 +226,24 @@ fn object<'a>(value: &'a Yaml, listed: Option<&'a str>, uses: &mut Vec<Use<'a>>)
         }
     };
     let Some(pod) = value.at(pod) else { return };
+    // Kubernetes, "Use an Image Volume With a Pod".
+    for volume in pod.at(&["volumes"]).map(Yaml::items).unwrap_or_default() {
+        let Some(image) = volume.value.get("image") else { continue };
+        take(image, "reference", "pullPolicy", uses);
+    }
     for list in ["containers", "initContainers", "ephemeralContainers"] {
         for container in pod.at(&[list]).map(Yaml::items).unwrap_or_default() {
-            let Some(image) = container.value.get("image") else { continue };
-            let Some(text) = image.value.text() else { continue };
-            let pull_policy = container.value.at(&["imagePullPolicy"]).and_then(Yaml::text);
-            uses.push(Use { text, line: image.referenced.line(), pull_policy });
+            take(container, "image", "imagePullPolicy", uses);
         }
     }
+}
+
+/// Collects the image that a container or a volume names.
+fn take<'a>(holder: &'a Spanned<Yaml>, reference: &str, pull_policy: &'static str, uses: &mut Vec<Use<'a>>) {
+    let Some(image) = holder.value.get(reference) else { return };
+    let Some(text) = image.value.text() else { return };
+    let policy = holder.value.at(&[pull_policy]).and_then(Yaml::text);
+    uses.push(Use { text, line: image.referenced.line(), key: pull_policy, pull_policy: policy });
 }
 
 impl<'de> Deserialize<'de> for Yaml {

@@ -89,6 +89,24 @@ fn policies_that_always_pull_are_refused() {
 }
 
 #[test]
+fn images_that_are_volumes_are_looked_at() {
+    let volume = |rest: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nspec:\n  volumes:\n  - name: data\n    image: {{{rest}}}\n  - {{name: none}}\n"
+        )
+    };
+    assert_eq!(check(&volume("reference: hello:1, pullPolicy: IfNotPresent")), Vec::<String>::new());
+    for (rest, expected) in [
+        ("reference: model:1", "docker.io/library/model:1 is not preloaded"),
+        ("reference: hello:1, pullPolicy: Always", "has pullPolicy Always"),
+        ("reference: late", "has no pullPolicy, which means Always"),
+    ] {
+        let said = check(&volume(rest));
+        assert!(said.len() == 1 && said[0].contains(expected) && said[0].contains("app.yaml:6:"), "{said:?}");
+    }
+}
+
+#[test]
 fn every_kind_that_makes_pods_is_looked_at() {
     let template = "template: {spec: {initContainers: [{image: bad:1}], ephemeralContainers: [{image: bad:2}]}}";
     let mut documents = Vec::new();

@@ -31,6 +31,7 @@ mod secrets;
 pub mod source;
 pub mod ssh_keys;
 pub mod state;
+mod storage;
 mod zones;
 
 use ksos_formats::config::{Document, from_cmdline};

@@ -1,8 +1,9 @@
 //! A NoCloud volume: a FAT or ISO 9660 file system labelled `cidata` or `CIDATA` with the files `user-data`, `meta-data`
 //! and `network-config` (<https://docs.cloud-init.io/en/latest/reference/datasources/nocloud.html>).
 //!
-//! Every disk and partition there is has its label read; nothing is waited for, unless the kernel command line has
-//! `ksos.datasource=nocloud`: then up to 10 s. If a whole disk carries the label, its partitions are not looked at (an
+//! Every disk and partition there is has its label read. Sticks and drives that are still being found are waited for
+//! ([`super::storage`]), 5 s at most, and nothing else, unless the kernel command line has `ksos.datasource=nocloud`: then up to
+//! 10 s. If a whole disk carries the label, its partitions are not looked at (an
 //! ISO on a USB stick shows on both). Two volumes: both are refused, because which one is meant cannot be told and the
 //! order of disks changes between boots. The volume is mounted read-only, nosuid, nodev, noexec, read and unmounted;
 //! links on it are refused. `vendor-data` is not read.
@@ -15,6 +16,7 @@ use crate::sys::{FileKind, Mount, MountFlags, Sys, read_line, read_text};
 use super::Context;
 use super::label::{self, Volume};
 use super::source::{Found, Gathered, Source, text_of};
+use super::storage::Storage;
 
 /// Labels that mark a volume.
 const LABELS: [&str; 2] = ["cidata", "CIDATA"];
@@ -22,25 +24,16 @@ const LABELS: [&str; 2] = ["cidata", "CIDATA"];
 const MOUNT: &str = "/run/ksos/nocloud";
 /// How long a volume that the kernel command line asks for is waited for, in milliseconds.
 const WAIT_MS: u64 = 10_000;
+/// How long devices that are still being found are waited for, in milliseconds.
+const PENDING_MS: u64 = 5000;
 /// Pause between two looks, in milliseconds.
-const PAUSE_MS: u64 = 250;
+const PAUSE_MS: u64 = 100;
 /// Block devices that carry no such volume: memory, mappings, and floppy disks, which take seconds to say so.
 const NEVER: [&str; 8] = ["loop", "ram", "dm-", "zram", "fd", "md", "nbd", "mtdblock"];
-/// A SCSI device of this type is a CD drive (SPC-5, table 151).
-const SCSI_CD: &str = "5";
 
 /// Looks for a volume and reads it.
 pub(super) fn look(context: &Context<'_>, insist: bool, warnings: &mut Vec<String>) -> Gathered {
-    let sys = context.sys;
-    load_drivers(context, insist);
-    let deadline = sys.uptime_ms() + if insist { WAIT_MS } else { 0 };
-    let mut volumes = volumes(sys);
-    while volumes.is_empty() && sys.uptime_ms() < deadline {
-        sys.sleep_ms(PAUSE_MS);
-        (context.progress)();
-        volumes = self::volumes(sys);
-    }
-    match volumes.as_slice() {
+    match wait_for_volumes(context, insist).as_slice() {
         [] => Gathered::Absent(insist.then(|| "no volume is labelled cidata or CIDATA".to_owned())),
         [(device, volume)] => read(context, device, volume, warnings),
         several => {
@@ -51,22 +44,24 @@ pub(super) fn look(context: &Context<'_>, insist: bool, warnings: &mut Vec<Strin
     }
 }
 
-/// Loads what the initramfs had no need of: the driver of CD drives; everything, if a volume is insisted on.
-fn load_drivers(context: &Context<'_>, insist: bool) {
+/// Returns all volumes, by device, as soon as there are some, or no more can be expected.
+fn wait_for_volumes(context: &Context<'_>, insist: bool) -> Vec<(String, Volume)> {
     let sys = context.sys;
-    let devices = sys.list("/sys/bus/scsi/devices").unwrap_or_default();
-    let is_drive = |name: &String| {
-        let directory = format!("/sys/bus/scsi/devices/{name}");
-        read_line(sys, &format!("{directory}/type")).as_deref() == Some(SCSI_CD)
-            && sys.kind(&format!("{directory}/driver")).is_none()
-    };
     if insist {
         super::load_hardware_drivers(sys, context.cmdline);
-    } else if devices.iter().any(is_drive)
-        && let Ok(loader) = Loader::open(sys, context.cmdline)
-    {
-        // An image without it has no CD drives; there is nothing else to do about that.
-        let _ = loader.load("sr_mod");
+    }
+    let storage = Storage::of(context);
+    let start = sys.uptime_ms();
+    loop {
+        let found = volumes(sys);
+        let waited = sys.uptime_ms().saturating_sub(start);
+        let goes_on = if insist { waited < WAIT_MS } else { waited < PENDING_MS && storage.is_pending() };
+        if !found.is_empty() || !goes_on {
+            return found;
+        }
+        sys.sleep_ms(PAUSE_MS);
+        (context.progress)();
+        storage.load();
     }
 }
 
@@ -272,5 +267,58 @@ mod tests {
         bench.sys.calls.borrow_mut().clear();
         look_at(&bench);
         assert!(bench.sys.calls_of("load").is_empty());
+    }
+
+    /// A stick that the kernel has found, whose disk appears later.
+    fn stick(bench: &Bench) -> String {
+        let interface = "/sys/bus/usb/devices/1-1:1.0";
+        bench.sys.put("/sys/bus/usb/devices/usb1/power/connected_duration", "90000\n");
+        bench.sys.put(&format!("{interface}/bInterfaceClass"), "08\n");
+        bench.sys.put(&format!("{interface}/driver/x"), "");
+        format!("{interface}/host0/target0:0:0/0:0:0:0")
+    }
+
+    #[test]
+    fn sticks_that_are_being_found_are_waited_for_and_nothing_else_is() {
+        let without = || bench(&[("/dev/sda", MemoryDisk::new(vec![0; 4096]))]);
+        let waited = |bench: &Bench| {
+            assert_eq!(look_at(bench), Gathered::Absent(None));
+            bench.sys.now.get() - 1000
+        };
+        let none = without();
+        stick(&none);
+        assert_eq!(waited(&none), PENDING_MS, "its disk does not come");
+        let undriven = without();
+        let device = stick(&undriven);
+        undriven.sys.put(&format!("{device}/type"), "0\n");
+        assert_eq!(waited(&undriven), 0, "nothing will come of a disk without a driver");
+        undriven.sys.put(&format!("{device}/driver/x"), "");
+        assert_eq!(waited(&undriven), PENDING_MS, "its driver has just begun");
+        let done = without();
+        let device = stick(&done);
+        for file in ["driver/x", "block/sda/size"] {
+            done.sys.put(&format!("{device}/{file}"), "");
+        }
+        done.sys.put(&format!("{device}/type"), "0\n");
+        assert_eq!(waited(&done), 0);
+        done.sys.put("/sys/bus/usb/devices/usb2/power/connected_duration", "300\n");
+        assert_eq!(waited(&done), PENDING_MS, "a hub that has just come");
+    }
+
+    #[test]
+    fn what_drives_disks_is_loaded_for_controllers_without_a_driver() {
+        let bench = bench(&[]);
+        let modules = "/lib/modules/6.12.0-test";
+        let dep = "kernel/drivers/usb/host/xhci-pci.ko:\nkernel/drivers/net/e1000.ko:\n";
+        bench.sys.put(&format!("{modules}/modules.dep"), dep);
+        let aliases = "alias pci:v*bc0Csc03i30* xhci_pci\nalias pci:v*bc02* e1000\n";
+        bench.sys.put(&format!("{modules}/modules.alias"), aliases);
+        for (address, class, alias) in [("0", "0x0c0330", "pci:v1bc0Csc03i30"), ("1", "0x020000", "pci:v1bc02sc00i00")]
+        {
+            bench.sys.put(&format!("/sys/bus/pci/devices/{address}/class"), class);
+            bench.sys.put(&format!("/sys/bus/pci/devices/{address}/modalias"), alias);
+        }
+        assert_eq!(look_at(&bench), Gathered::Absent(None));
+        assert_eq!(bench.sys.calls_of("load"), [format!("load {modules}/kernel/drivers/usb/host/xhci-pci.ko")]);
     }
 }

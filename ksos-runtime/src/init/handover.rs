@@ -65,6 +65,15 @@ impl StageReport {
     }
 }
 
+/// One line on the console.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// When, in milliseconds since the kernel started.
+    pub ms: u64,
+    /// The line.
+    pub line: String,
+}
+
 /// Facts of the boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Handover {
@@ -83,6 +92,9 @@ pub struct Handover {
     pub root_sha256: Digest,
     /// The stages so far.
     pub stages: Vec<StageReport>,
+    /// What the initramfs said, its stages included.
+    #[serde(default)]
+    pub said: Vec<Said>,
 }
 
 impl Handover {

@@ -1,5 +1,6 @@
 //! Stage 40: who the node is: clock, boot count, machine-id, host name, firmware facts; the loopback interface.
 
+use crate::network::clock_path;
 use crate::sys::{FileKind, MountFlags, Sys, read_line};
 
 use super::node::Node;
@@ -28,11 +29,12 @@ pub(super) fn set_up(node: &mut Node<'_>) -> Result<String, Error> {
     Ok(format!("{}, boot {}, secure boot {}", node.config.hostname, node.boot, node.secure_boot))
 }
 
-/// Moves the clock forward to the image's build time or the last boot, whichever is later: TLS and expiry dates need a
-/// clock that is not decades behind, and not every board has a battery.
+/// Moves the clock forward to the image's build time, or to the time that a time server told last (the network process
+/// keeps it), whichever is later: TLS and expiry dates need a clock that is not decades behind, and not every board has a
+/// battery. Nothing else counts: a hardware clock that is in the future once must not move all later boots there.
 fn set_clock(node: &Node<'_>) -> Result<(), Error> {
-    let last_boot = node.sys.modified(&boot_count_path(node)).unwrap_or(0);
-    let bound = node.config.image.epoch.max(last_boot);
+    let told = read_line(node.sys, &clock_path(&node.data.path)).and_then(|text| text.parse::<u64>().ok());
+    let bound = node.config.image.epoch.max(told.unwrap_or(0));
     if node.sys.wall_clock() < bound {
         node.sys.set_wall_clock(bound)?;
     }
@@ -132,6 +134,34 @@ mod tests {
         set_up(&mut second).expect("works");
         assert_eq!((sys.text("/run/ksos/machine-id").trim(), second.boot), ("0123456789abcdef0123456789abcdef", 2));
         assert_eq!(sys.calls_of("clock")[0], "clock 1700000000");
+    }
+
+    #[test]
+    fn the_clock_begins_at_the_image_or_what_a_server_told_and_no_boot_moves_that() {
+        let (epoch, told) = (1_700_000_000, 1_750_000_000);
+        for (kept, now, expected) in [
+            ("", 0, Some(epoch)),
+            ("damaged", 0, Some(epoch)),
+            ("1600000000", 0, Some(epoch)),
+            ("1750000000", epoch, Some(told)),
+            ("1750000000", told, None),
+        ] {
+            let sys = Double::new();
+            sys.put("/run/ksos/x", "");
+            sys.put("/data/ksos/clock", kept);
+            sys.now.set(now * 1000);
+            set_up(&mut node(&sys)).expect("works");
+            let set: Vec<String> = expected.map(|bound: u64| format!("clock {bound}")).into_iter().collect();
+            assert_eq!(sys.calls_of("clock"), set, "{kept} {now}");
+        }
+        // One boot in 2096, without a network: the next begins with what the hardware says then.
+        let sys = Double::new();
+        sys.put("/run/ksos/x", "");
+        for now in [4_000_000_000, told] {
+            sys.now.set(now * 1000);
+            set_up(&mut node(&sys)).expect("works");
+        }
+        assert!(sys.calls_of("clock").is_empty());
     }
 
     #[test]

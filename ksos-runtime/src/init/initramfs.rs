@@ -5,6 +5,8 @@
 //! changed block is an I/O error when it is read. In RAM mode the file is copied to memory while it is hashed, and only
 //! used when the digest is right. Run from a medium (`live`), its volume takes the place of the slot.
 
+use std::cell::RefCell;
+
 use ksos_formats::boot::{self, BootConfig, RootMode};
 use ksos_formats::install::DIRECTORY;
 use ksos_formats::layout;
@@ -17,7 +19,7 @@ use crate::install::{MEDIUM, live_volume};
 use crate::modules::Loader;
 use crate::sys::{LoopFile, Mount, MountFlags, Sys, Wake};
 
-use super::handover::{Handover, SLOT_MOUNT, StageReport, read_document};
+use super::handover::{Handover, SLOT_MOUNT, Said, StageReport, read_document};
 use super::table::{self, Failure, Run, Stage};
 use super::{Error, kernel_cmdline, live};
 
@@ -31,6 +33,8 @@ pub(super) const DISK_TIMEOUT_MS: u64 = 20_000;
 const DISK_SLOW_MS: u64 = 3000;
 /// Longest wait between two looks, should an announcement be lost, in milliseconds.
 pub(super) const DISK_LOOK_MS: u64 = 1000;
+/// Most lines that are kept for the boot log.
+const SAID_LIMIT: usize = 200;
 /// What the root needs whatever the configuration lists; names that the image does not have are built in.
 const ROOT_MODULES: [&str; 5] = ["loop", "dm_mod", "dm_verity", "squashfs", "ext4"];
 
@@ -49,6 +53,8 @@ pub(super) struct Boot<'a> {
     /// The device that holds it.
     medium: Option<String>,
     stages: Vec<StageReport>,
+    /// What was said, for the boot log.
+    said: RefCell<Vec<Said>>,
 }
 
 /// Runs all stages and the program of the real root. Returns why it could not.
@@ -79,8 +85,8 @@ fn prepare(sys: &dyn Sys) -> Result<Boot<'_>, Error> {
     let default = if live.is_some() { RootMode::Ram } else { config.root_mode };
     let (slot, esp, mode) = parameters(&cmdline, default)?;
     let slot = if live.is_some() { '-' } else { slot };
-    let (loader, disk, medium, stages) = (None, None, None, Vec::new());
-    let mut boot = Boot { sys, cmdline, config, loader, slot, esp, mode, disk, live, medium, stages };
+    let (loader, disk, medium, stages, said) = (None, None, None, Vec::new(), RefCell::default());
+    let mut boot = Boot { sys, cmdline, config, loader, slot, esp, mode, disk, live, medium, stages, said };
     boot.report(table::by_number(0), start, &Ok(String::new()));
     Ok(boot)
 }
@@ -139,31 +145,43 @@ impl<'a> Boot<'a> {
 
     fn report(&mut self, stage: &Stage, start_ms: u64, result: &Result<String, Error>) {
         let report = StageReport::new(self.sys, stage, start_ms, result);
-        say(self.sys, &report.line());
+        self.say(&report.line());
         self.stages.push(report);
     }
 
-    /// Loads what the configuration lists. A module that fails is said and not fatal: what it was for may not be
-    /// needed on this machine, and the stage that needs it says what is missing.
+    /// Says a line on the consoles, and keeps it for the boot log.
+    fn say(&self, line: &str) {
+        say(self.sys, line);
+        let mut said = self.said.borrow_mut();
+        if said.len() < SAID_LIMIT {
+            said.push(Said { ms: self.sys.uptime_ms(), line: line.to_owned() });
+        }
+    }
+
+    /// Loads what the configuration lists. A module whose device this machine does not have is said and no failure.
     pub(super) fn load_modules(&mut self) -> Result<String, Error> {
         let loader = match Loader::open(self.sys, &self.cmdline) {
             Ok(loader) => loader,
-            Err(error) => return Ok(format!("{error}")),
+            // A kernel with everything built in.
+            Err(_) if self.config.modules.is_empty() => return Ok("no modules".to_owned()),
+            Err(error) => return Err(Error::Several(vec![error.to_string()])),
         };
         let (release, expected) = (self.sys.kernel_release(), &self.config.kernel_release);
         if release != *expected {
-            say(self.sys, &format!("this is kernel {release}, the initramfs was made for {expected}"));
+            self.say(&format!("this is kernel {release}, the initramfs was made for {expected}"));
         }
-        let mut count = 0;
+        let (mut count, mut failures) = (0, Vec::new());
         for name in &self.config.modules {
             match loader.load(name) {
                 Ok(paths) => count += paths.len(),
-                Err(error) => say(self.sys, &format!("module {name}: {error}")),
+                Err(error) if error.is_no_device() => self.say(&format!("module {name}: {error}")),
+                Err(error) => failures.push(format!("module {name}: {error}")),
             }
         }
         // Not in the image means built in, or missed later by name.
         count += ROOT_MODULES.iter().filter_map(|name| loader.load(name).ok()).map(|paths| paths.len()).sum::<usize>();
         self.loader = Some(loader);
+        Error::unless_empty(failures)?;
         Ok(format!("{count} loaded"))
     }
 
@@ -172,7 +190,7 @@ impl<'a> Boot<'a> {
         self.sys.listen()?;
         let Some(loader) = &self.loader else { return Ok("no modules".to_owned()) };
         let (count, failures) = loader.load_for_hardware();
-        failures.iter().for_each(|error| say(self.sys, &format!("driver: {error}")));
+        failures.iter().for_each(|error| self.say(&format!("driver: {error}")));
         Ok(format!("{count} loaded"))
     }
 
@@ -193,7 +211,7 @@ impl<'a> Boot<'a> {
                 Err(error) => return Err(error.into()),
             };
             if waited >= DISK_SLOW_MS && !std::mem::replace(&mut said, true) {
-                say(self.sys, &format!("waiting for the boot disk: {problem}"));
+                self.say(&format!("waiting for the boot disk: {problem}"));
             }
             for wake in self.sys.wait(Some(DISK_LOOK_MS.min(DISK_TIMEOUT_MS - waited))) {
                 self.load_for(&wake);
@@ -215,7 +233,7 @@ impl<'a> Boot<'a> {
         if let Some(alias) = event.field("MODALIAS").filter(|_| event.action == "add")
             && let Err(error) = loader.load_alias(alias)
         {
-            say(self.sys, &format!("driver: {error}"));
+            self.say(&format!("driver: {error}"));
         }
     }
 
@@ -320,6 +338,7 @@ impl<'a> Boot<'a> {
             root_mode: self.mode,
             root_sha256: self.config.root.sha256,
             stages: std::mem::take(&mut self.stages),
+            said: self.said.take(),
         };
         handover.write(self.sys)?;
         for directory in ["/proc", "/sys", "/dev", "/run"] {
@@ -382,6 +401,29 @@ mod tests {
         let handover = Handover::read(&sys).expect("written");
         assert_eq!((handover.slot, handover.disk.as_str(), handover.stages.len()), ('a', "/dev/vda", 7));
         assert!(sys.terminal.borrow().contains("ksos: stage 05 root: ok 0 ms (slot, dm-verity)\n"));
+    }
+
+    #[test]
+    fn modules_that_fail_make_the_node_degraded_and_what_was_said_is_handed_over() {
+        let sys = machine("");
+        sys.fail_with("load /lib/modules/6.12.0-test/k/virtio_blk.ko", libc::ENOEXEC);
+        assert!(run(&sys).to_string().contains("execute"), "the boot goes on");
+        let handover = Handover::read(&sys).expect("written");
+        assert_eq!(handover.stages[1].outcome, "degraded");
+        let failed = "stage 01 modules: failed 0 ms: module virtio_blk: ";
+        assert!(handover.said.iter().any(|said| said.line.starts_with(failed)), "{:?}", handover.said);
+        let said: String = handover.said.iter().map(|said| format!("ksos: {}\n", said.line)).collect();
+        assert_eq!(said, *sys.terminal.borrow(), "all of it, in order");
+        let sys = machine("");
+        sys.fail_with("load /lib/modules/6.12.0-test/k/virtio_blk.ko", libc::ENODEV);
+        run(&sys);
+        let handover = Handover::read(&sys).expect("written");
+        assert!(handover.stages[1].ok, "this machine has no such device");
+        assert!(handover.said[1].line.starts_with("module virtio_blk: "), "{:?}", handover.said);
+        let sys = machine("");
+        sys.remove("/lib/modules/6.12.0-test/modules.dep").expect("removed");
+        run(&sys);
+        assert!(!Handover::read(&sys).expect("written").stages[1].ok, "modules are listed, and there are none");
     }
 
     #[test]

@@ -13,7 +13,7 @@
 
 use crate::sys::{Result, Sys};
 
-use super::handover::StageReport;
+use super::handover::Said;
 use super::node::Node;
 use super::reserve;
 
@@ -32,9 +32,9 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Returns a log that begins with the stages of the initramfs.
-    pub(super) fn of(stages: &[StageReport]) -> Self {
-        let lines = stages.iter().map(|stage| entry(stage.start_ms + stage.ms, &stage.line()));
+    /// Returns a log that begins with what the initramfs said.
+    pub(super) fn of(said: &[Said]) -> Self {
+        let lines = said.iter().map(|said| entry(said.ms, &said.line));
         Journal { waiting: lines.collect(), path: None }
     }
 
@@ -127,7 +127,6 @@ fn utc(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::node::tests::node;
-    use super::super::table::by_number;
     use super::*;
     use crate::sys::double::Double;
 
@@ -138,14 +137,13 @@ mod tests {
         for _ in 0..2 {
             let mut node = node(&sys);
             node.config.data.persist = vec!["/var/log".to_owned()];
-            let report = StageReport::new(&sys, by_number(0), 400, &Ok(String::new()));
-            node.journal = Journal::of(&[report]);
+            node.journal = Journal::of(&[Said { ms: 700, line: "stage 00 kernel: ok 600 ms".to_owned() }]);
             node.say("one");
             open(&mut node).expect("written");
             node.say("two\nlines");
         }
         let block = "== boot 3, 1970-01-01T00:00:01Z, demo 1.2.3 x86_64, slot a\n    \
-            1.000 stage 00 kernel: ok 600 ms\n    1.000 one\n    1.000 two lines\n";
+            0.700 stage 00 kernel: ok 600 ms\n    1.000 one\n    1.000 two lines\n";
         assert_eq!(sys.text("/var/log/ksos/boot.log"), block.repeat(2));
     }
 

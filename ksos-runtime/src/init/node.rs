@@ -70,7 +70,7 @@ impl<'a> Node<'a> {
             return Err(Error::Format { path, found: config.format, supported: runtime::FORMAT });
         }
         let handover = Handover::read(sys)?;
-        let journal = Journal::of(&handover.stages);
+        let journal = Journal::of(&handover.said);
         Ok(Node {
             sys,
             cmdline: kernel_cmdline(sys),
@@ -108,6 +108,15 @@ impl<'a> Node<'a> {
     pub(super) fn progress(&mut self) {
         if let Some(reason) = self.watchdog.progress(self.sys) {
             self.degrade("watchdog", &reason);
+        }
+    }
+
+    /// Notes and says what of the initramfs failed without ending the boot.
+    pub(super) fn degrade_by_initramfs(&mut self) {
+        let failed: Vec<StageReport> = self.handover.stages.iter().filter(|stage| !stage.ok).cloned().collect();
+        for StageReport { name, detail, .. } in failed {
+            // The root has a stage of the same name.
+            self.degrade(&format!("initramfs {name}"), &format!("{name}: {detail}"));
         }
     }
 
@@ -172,6 +181,7 @@ pub(super) mod tests {
             root_mode: RootMode::Slot,
             root_sha256: Digest([7; 32]),
             stages: Vec::new(),
+            said: Vec::new(),
         };
         Node {
             sys,

@@ -25,8 +25,8 @@ const FORMAT: u32 = 1;
 const KEEPABLE: [&str; 2] = ["configuration", "logs"];
 /// What is kept when nothing is said.
 const KEPT: &str = "configuration";
-/// What PID 1 keeps in `ksos/` on the data partition that survives: who the node is.
-const IDENTITY: [&str; 2] = ["machine-id", "boot-count"];
+/// What is kept in `ksos/` on the data partition that survives: who the node is, and a time that is surely past.
+const IDENTITY: [&str; 3] = ["machine-id", "boot-count", "clock"];
 /// What it keeps there that goes with the containers.
 const CONTAINERS: [&str; 1] = ["imported.json"];
 

@@ -30,6 +30,7 @@ pub(super) fn base_environment() -> BTreeMap<String, String> {
 /// Sets the node up and runs its services; returns how the machine is to go down, with all services stopped, and the
 /// watchdog, which still runs.
 pub(super) fn run(mut node: Node<'_>) -> (Down, Keeper) {
+    node.degrade_by_initramfs();
     if let Err(error) = stages::run(&mut node, &table::STAGES) {
         emergency::enter(node.sys, &error.to_string(), node.config.console_shell);
     }

@@ -14,6 +14,8 @@ const ROOTS: [&str; 2] = ["/lib/modules", "/usr/lib/modules"];
 const SOFT_DEPTH: u32 = 8;
 /// Where the drivers of watchdogs are below a module directory (kernel `drivers/watchdog/`).
 const WATCHDOGS: &str = "/drivers/watchdog/";
+/// Each round looks at devices that the round before made appear; a bus deeper than this does not exist.
+const ROUNDS: u32 = 8;
 
 /// A module that could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,13 @@ pub enum Error {
     /// The index or a module file.
     #[error(transparent)]
     Sys(#[from] sys::Error),
+}
+
+impl Error {
+    /// Whether the module is fine and this machine does not have what it is for (init_module(2), `ENODEV`).
+    pub fn is_no_device(&self) -> bool {
+        matches!(self, Error::Sys(error) if error.source.raw_os_error() == Some(libc::ENODEV))
+    }
 }
 
 /// Loads modules of the running kernel.
@@ -140,13 +149,34 @@ impl<'a> Loader<'a> {
     }
 
     /// Loads the drivers of watchdogs for the devices there are now. One behind a bus whose driver is not loaded yet is
-    /// found by [`Self::load_for_hardware`]. A driver that fails is left out: there is nothing else to try.
+    /// found by [`Self::load_for_hardware`].
     pub fn load_watchdogs(&self) {
         let mut aliases = BTreeSet::new();
         collect_aliases(self.sys, &mut aliases);
+        self.load_of(&aliases, &[WATCHDOGS]);
+    }
+
+    /// Loads drivers for all devices there are, and again for those that appear by that, as far as they are in one of
+    /// `places` below the module directory.
+    pub fn load_below(&self, places: &[&str]) {
+        let mut seen = BTreeSet::new();
+        for _ in 0..ROUNDS {
+            let mut aliases = BTreeSet::new();
+            collect_aliases(self.sys, &mut aliases);
+            if aliases == seen {
+                break;
+            }
+            self.load_of(&aliases, places);
+            seen = aliases;
+        }
+    }
+
+    /// Loads the drivers of `aliases` that are in one of `places`. One that fails is left out: there is nothing else to
+    /// try.
+    fn load_of(&self, aliases: &BTreeSet<String>, places: &[&str]) {
         for name in aliases.iter().flat_map(|alias| self.index.by_alias(alias)) {
-            let watchdog = self.index.module(name).is_some_and(|module| module.path.contains(WATCHDOGS));
-            if watchdog && !self.blacklist.contains(name) {
+            let path = self.index.module(name).map(|module| module.path.as_str()).unwrap_or_default();
+            if places.iter().any(|place| path.contains(place)) && !self.blacklist.contains(name) {
                 let _ = self.load_module(name, 0, &mut Vec::new());
             }
         }
@@ -168,8 +198,7 @@ impl<'a> Loader<'a> {
     /// module files were loaded and the failures.
     pub fn load_for_hardware(&self) -> (usize, Vec<Error>) {
         let (mut count, mut failures, mut seen) = (0, Vec::new(), BTreeSet::new());
-        // Each round looks at devices that the round before made appear; a bus deeper than this does not exist.
-        for _ in 0..8 {
+        for _ in 0..ROUNDS {
             let mut aliases = BTreeSet::new();
             collect_aliases(self.sys, &mut aliases);
             let fresh: Vec<&String> = aliases.difference(&seen).collect();

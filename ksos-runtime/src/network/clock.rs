@@ -8,6 +8,7 @@ use super::daemon::Daemon;
 use super::resolver::Resolver;
 use super::sntp::{self, Action, Event};
 use super::status::TimeStatus;
+use super::store;
 use crate::sys::Sys;
 
 /// Largest packet that is read, in bytes; extensions are not looked at.
@@ -133,6 +134,9 @@ impl Daemon<'_> {
             }
             if steered {
                 self.problem("time", None);
+                let told = self.clock.status().last_sync_unix.filter(|_| self.clock.status().synchronised);
+                let kept = told.map_or(Ok(()), |unix| store::keep_clock(self.sys, &self.image.clock, unix));
+                self.problem("time file", kept.err());
             }
         }
     }

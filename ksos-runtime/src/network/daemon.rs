@@ -46,7 +46,7 @@ pub struct Daemon<'a> {
     monitor: Monitor,
     pub(super) config: NodeConfig,
     pub(super) entries: Vec<Interface>,
-    image: Image,
+    pub(super) image: Image,
     hostname: Option<String>,
     pub(super) links: Vec<Link>,
     pub(super) addresses: Vec<Address>,

@@ -33,6 +33,7 @@ use ksos_formats::config::NodeConfig;
 
 use crate::sys::Sys;
 use daemon::Daemon;
+pub use store::clock_path;
 
 /// Why the process cannot run.
 #[derive(Debug, thiserror::Error)]

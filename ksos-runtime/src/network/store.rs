@@ -1,4 +1,4 @@
-//! Files that the process reads and writes: the configuration, leases, the image's build time.
+//! Files that the process reads and writes: the configuration, leases, the image's build time, and a time that is surely past.
 
 use ksos_formats::config::NodeConfig;
 use ksos_formats::layout;
@@ -13,6 +13,9 @@ const EARLIEST: u64 = 1_735_689_600;
 const DOCUMENT_LIMIT: u64 = 8 << 20;
 /// Largest kept lease that is read, in bytes.
 const LEASE_LIMIT: u64 = 64 << 10;
+
+/// Most that the kept time may differ from the clock, in seconds: media wear out.
+const CLOCK_AGE: u64 = 86_400;
 
 /// Reads the node's configuration; the default, and why, when that fails.
 pub fn configuration(sys: &dyn Sys) -> (NodeConfig, Option<String>) {
@@ -33,6 +36,8 @@ pub struct Image {
     pub epoch: u64,
     /// Where leases are kept.
     pub leases: String,
+    /// Where a time is kept that a time server told.
+    pub clock: String,
 }
 
 /// Reads what the image says; without it, leases are kept in memory and any time is possible.
@@ -43,8 +48,9 @@ pub fn image(sys: &dyn Sys) -> Image {
         Some(config) => Image {
             epoch: config.image.epoch.max(EARLIEST),
             leases: format!("{}/ksos/leases", config.data.mount.trim_end_matches('/')),
+            clock: clock_path(&config.data.mount),
         },
-        None => Image { epoch: EARLIEST, leases: "/run/ksos/leases".to_owned() },
+        None => Image { epoch: EARLIEST, leases: "/run/ksos/leases".to_owned(), clock: "/run/ksos/clock".to_owned() },
     }
 }
 
@@ -71,6 +77,21 @@ pub fn keep_lease(sys: &dyn Sys, directory: &str, key: &str, lease: &Lease) -> R
     sys.replace(&lease_path(directory, key), &text, 0o600).map_err(|error| error.to_string())
 }
 
+/// Returns where a time is kept that a time server told, given the mount point of the data partition.
+pub fn clock_path(data: &str) -> String {
+    format!("{}/ksos/clock", data.trim_end_matches('/'))
+}
+
+/// Keeps the time, in seconds since 1970, that a time server told. The next boots do not begin before it. It replaces a
+/// later one too: a clock that was wrong once must not stay so.
+pub fn keep_clock(sys: &dyn Sys, path: &str, unix: u64) -> Result<(), String> {
+    let kept = read_line(sys, path).and_then(|text| text.parse::<u64>().ok());
+    if kept.is_some_and(|kept| kept.abs_diff(unix) < CLOCK_AGE) {
+        return Ok(());
+    }
+    sys.replace(path, format!("{unix}\n").as_bytes(), 0o644).map_err(|error| error.to_string())
+}
+
 fn lease_path(directory: &str, key: &str) -> String {
     format!("{directory}/{key}.json")
 }
@@ -94,6 +115,25 @@ mod tests {
         let (config, reason) = configuration(&sys);
         assert_eq!((hostname(&sys, &config).as_deref(), reason), (Some("edge-1"), None));
         assert_eq!(image(&sys).leases, "/run/ksos/leases");
+    }
+
+    #[test]
+    fn a_told_time_is_kept_once_a_day_and_replaces_one_from_the_future() {
+        let sys = Double::new();
+        sys.put("/data/ksos/x", "");
+        let path = "/data/ksos/clock";
+        for (unix, kept) in [
+            (1_800_000_000, 1_800_000_000_u64),
+            (1_800_086_399, 1_800_000_000),
+            (1_800_086_400, 1_800_086_400),
+            (1_790_000_000, 1_790_000_000),
+        ] {
+            keep_clock(&sys, path, unix).expect("kept");
+            assert_eq!(sys.text(path), format!("{kept}\n"));
+        }
+        sys.put(path, "damaged");
+        keep_clock(&sys, path, 1_790_000_000).expect("kept");
+        assert_eq!(sys.text(path), "1790000000\n");
     }
 
     #[test]

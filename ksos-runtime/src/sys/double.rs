@@ -418,9 +418,6 @@ impl Sys for Double {
     fn file_size(&self, path: &str) -> Result<u64> {
         Ok(self.files.metadata(path)?.len())
     }
-    fn modified(&self, _path: &str) -> Result<u64> {
-        Ok(0)
-    }
     fn copy_tree(&self, from: &str, to: &str) -> Result<()> {
         use_power(&self.cut, from)?;
         self.files.copy_tree(from, to)

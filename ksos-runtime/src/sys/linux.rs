@@ -130,10 +130,6 @@ impl Sys for Linux {
         Ok(self.files.metadata(path)?.len())
     }
 
-    fn modified(&self, path: &str) -> Result<u64> {
-        Ok(u64::try_from(self.files.metadata(path)?.mtime()).unwrap_or(0))
-    }
-
     fn copy_tree(&self, from: &str, to: &str) -> Result<()> {
         self.files.copy_tree(from, to)
     }

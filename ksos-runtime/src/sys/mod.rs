@@ -345,8 +345,6 @@ pub trait Sys {
     fn is_link(&self, path: &str) -> bool;
     /// Size in bytes of a regular file.
     fn file_size(&self, path: &str) -> Result<u64>;
-    /// Modification time, seconds since 1970.
-    fn modified(&self, path: &str) -> Result<u64>;
     /// Copies a directory tree (files, directories, links; modes and owners) to a path that does not exist.
     fn copy_tree(&self, from: &str, to: &str) -> Result<()>;
     /// Removes a directory tree, as far as it is on one file system; nothing there is no failure.

@@ -4,7 +4,7 @@
 //! like hardware.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -42,20 +42,25 @@ pub struct Lab {
     processes: usize,
 }
 
+/// Says why a test does not run, past the test harness, which shows what a test prints only when it fails.
+fn skip(reason: &str) -> Option<Lab> {
+    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+    None
+}
+
 /// Returns the two sides with `eth0` of the node plugged into `srv0`, 10.9.0.1/24; `None`, saying so, where that is not
 /// possible.
 pub fn lab() -> Option<Lab> {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: network namespaces need root");
-        return None;
+        return skip("network namespaces need root");
     }
+    let required = std::env::var_os("KSOS_REQUIRE_TOOLS").is_some_and(|value| value == "1");
     for tool in TOOLS {
         let found =
             ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|path| PathBuf::from(path).join(tool).exists());
         if !found {
-            assert!(std::env::var_os("KSOS_REQUIRE_TOOLS").is_none_or(|value| value != "1"), "{tool} is not installed");
-            eprintln!("skipped: {tool} is not installed");
-            return None;
+            assert!(!required, "{tool} is not installed");
+            return skip(&format!("{tool} is not installed"));
         }
     }
     let holder = |flags: &[&str], script: &str| {
@@ -69,8 +74,8 @@ pub fn lab() -> Option<Lab> {
     let (server, server_up) = holder(&[], SERVER);
     let (node, node_up) = holder(&["--mount", "--uts", "--propagation", "private"], NODE);
     if !(server_up && node_up) {
-        eprintln!("skipped: this machine allows no network namespaces");
-        return None;
+        assert!(!required, "this machine allows root no network namespaces");
+        return skip("this machine allows no network namespaces");
     }
     let mut lab = Lab { directory: tempfile::tempdir().expect("a directory"), node, server, processes: 0 };
     lab.plug(0);

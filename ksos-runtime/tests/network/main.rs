@@ -1,6 +1,7 @@
 //! The network process against a real kernel, a real DHCP server and a time server, in network namespaces.
 //!
-//! Needs root, iproute2, util-linux and dnsmasq; says what it skips without them. What the kernel itself lacks (VLANs,
+//! Needs root, iproute2, util-linux and dnsmasq; says what it skips without them, and fails as root where
+//! `KSOS_REQUIRE_TOOLS` is 1. What the kernel itself lacks (VLANs,
 //! dummy interfaces) is said as well.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs and read their files")]
@@ -126,6 +127,29 @@ fn another_network_behind_the_same_cable_gives_another_address() {
     assert!(asked.count("DHCPNAK(srv0)") >= 1 && log.text().contains("refuses the address"), "{}", log.text());
     let addresses = lab.node("ip -4 addr show eth0; ip -4 route");
     assert!(!addresses.contains("10.9.0."), "nothing is left: {addresses}");
+}
+
+#[test]
+fn a_router_advertisement_gives_an_address_and_a_route_with_forwarding_on() {
+    let Some(mut lab) = lab() else { return };
+    lab.node("echo 1 > /proc/sys/net/ipv6/conf/all/forwarding");
+    lab.server("ip -6 addr add fd00:9::1/64 dev srv0 nodad");
+    let (_server, _asked) =
+        lab.dhcp(&["--dhcp-authoritative", "--enable-ra", "--dhcp-range=fd00:9::,ra-only,64", "--ra-param=srv0,4"]);
+    let (_network, log) = lab.start(&[], &[]);
+    let advertised = |lab: &lab::Lab| {
+        let addresses = lab.interface("eth0").addresses;
+        addresses
+            .into_iter()
+            .find(|address| address.origin == Origin::Ra)
+            .map(|address| (address.address, address.prefix))
+    };
+    wait("an advertised address", 10, || advertised(&lab).is_some());
+    let (address, prefix) = advertised(&lab).expect("an address");
+    assert!(address.to_string().starts_with("fd00:9::") && prefix == 64, "{address}/{prefix}");
+    wait("an advertised route", 5, || lab.node("ip -6 route").contains("default via fe80::"));
+    wait("a way to the router", 5, || lab.try_node("ping -6 -c 1 -W 2 fd00:9::1"));
+    assert!(lab.status().problems.is_empty(), "{:?}\n{}", lab.status(), log.text());
 }
 
 #[test]

@@ -81,7 +81,7 @@ pub fn check(subject: &Subject<'_>, cache: &Cache) -> Result<Vec<Finding>, OpErr
     let mut findings = proof::prove(&input, &facts)?;
     findings.extend(importer(root, subject.preloaded.len()));
     let overlays = subject.overlays.iter().map(|(name, local)| (name.as_str(), &local.tree));
-    findings.extend(workloads::scan(manifest, overlays, subject.preloaded)?);
+    findings.extend(workloads::scan(manifest, overlays, Some(root), subject.preloaded)?);
     save_facts(cache, facts, &[root, initramfs]);
     refuse(findings)
 }
