@@ -277,7 +277,7 @@ fn stages_are_told(guest: &Guest, metrics: &str) {
         let (number, name, ms) = (stage["number"].as_u64(), stage["name"].as_str(), stage["ms"].as_u64());
         let (number, name, ms) = (number.expect("a number"), name.expect("a name"), ms.expect("a duration"));
         assert!(ms < 300_000, "{stage}");
-        let row = format!("{number:02} {name:13} {ms:6} ms  ok");
+        let row = format!("{number:02} {name:13} {ms:6} ms  kernel ");
         assert!(shown.lines().any(|line| line.starts_with(&row)), "{row}:\n{shown}");
         let line = format!(" stage {number:02} {name}: ok {ms} ms");
         assert!(log.contains(&line), "{line}:\n{log}");
@@ -285,7 +285,10 @@ fn stages_are_told(guest: &Guest, metrics: &str) {
         let seconds = metrics.lines().find_map(|line| line.strip_prefix(&sample)?.parse::<f64>().ok());
         assert!(seconds.is_some_and(|seconds| (seconds - ms as f64 / 1000.0).abs() < 0.002), "{sample}:\n{metrics}");
     }
+    let own = |line: &&str| line.starts_with("from the kernel's hand-over");
+    println!("{}", shown.lines().find(own).expect("it is told"));
     let used = status["memory_before_services"]["used_kib"].as_u64().expect("it is measured");
+    println!("{used} KiB in use before services started");
     assert!((1 << 10..128 << 10).contains(&used), "{used} KiB in use before services started");
     assert!(shown.contains("from the kernel's hand-over to services started "), "{shown}");
 }

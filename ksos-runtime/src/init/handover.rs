@@ -4,7 +4,7 @@ use ksos_formats::Digest;
 use ksos_formats::boot::RootMode;
 use serde::{Deserialize, Serialize};
 
-use crate::sys::{self, Sys, TEXT_LIMIT};
+use crate::sys::{self, Sys, TEXT_LIMIT, read_line};
 
 use super::Error;
 use super::table::Stage;
@@ -31,6 +31,9 @@ pub struct StageReport {
     pub start_ms: u64,
     /// How long it took, in milliseconds.
     pub ms: u64,
+    /// How long the kernel has worked for PID 1 since it started, in milliseconds, at this stage's end.
+    #[serde(default)]
+    pub kernel_ms: u64,
     /// What it did, or why it failed.
     #[serde(default)]
     pub detail: String,
@@ -50,6 +53,7 @@ impl StageReport {
             outcome: outcome.to_owned(),
             start_ms,
             ms: sys.uptime_ms().saturating_sub(start_ms),
+            kernel_ms: kernel_ms(sys),
             detail,
         }
     }
@@ -63,6 +67,16 @@ impl StageReport {
             (false, _) => format!("stage {number:02} {name}: failed {ms} ms: {detail}"),
         }
     }
+}
+
+/// Returns for how long the kernel has worked for this process, in milliseconds: loading modules, mounting, executing
+/// (proc_pid_stat(5), field 15, `stime`, in hundredths of a second).
+/// It is not reset by executing another program.
+fn kernel_ms(sys: &dyn Sys) -> u64 {
+    let line = read_line(sys, "/proc/self/stat").unwrap_or_default();
+    // The second field is a name in parentheses, which may have spaces.
+    let fields = line.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    fields.split(' ').nth(12).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or(0) * 10
 }
 
 /// One line on the console.

@@ -167,10 +167,13 @@ fn table(status: &Status) -> String {
 
 /// Returns the stages, one per line, and the sums.
 fn stages(status: &Status) -> String {
-    let mut text = String::new();
+    let (mut text, mut before) = (String::new(), 0);
     for stage in &status.stages {
+        let kernel = stage.kernel_ms.saturating_sub(before);
+        before = stage.kernel_ms;
         let outcome = if stage.outcome.is_empty() { if stage.ok { "ok" } else { "failed" } } else { &stage.outcome };
-        let line = format!("{:02} {:13} {:6} ms  {outcome:8}  {}", stage.number, stage.name, stage.ms, stage.detail);
+        let StageReport { number, name, ms, detail, .. } = stage;
+        let line = format!("{number:02} {name:13} {ms:6} ms  kernel {kernel:5} ms  {outcome:8}  {detail}");
         let _ = writeln!(text, "{}", line.trim_end());
         if let Some(row) = table::STAGES.iter().find(|row| row.number == stage.number && !stage.ok) {
             let _ = writeln!(text, "   {} If that fails: {}.", row.what, row.failure.meaning());
@@ -178,7 +181,9 @@ fn stages(status: &Status) -> String {
     }
     let since = |end: u64| end.saturating_sub(status.handover_ms);
     if let Some(end) = status.services_ms {
-        let _ = write!(text, "from the kernel's hand-over to services started {} ms", since(end));
+        let kernel = status.stages.iter().find(|stage| stage.number == 80).map_or(0, |stage| stage.kernel_ms);
+        let (all, own) = (since(end), since(end).saturating_sub(kernel));
+        let _ = write!(text, "from the kernel's hand-over to services started {all} ms, {own} ms without the kernel's own work");
         match status.ready_ms {
             Some(end) => writeln!(text, ", to ready {} ms", since(end)),
             None => writeln!(text),
@@ -201,6 +206,7 @@ pub(super) mod tests {
             outcome: outcome.to_owned(),
             start_ms: 1800,
             ms: 12,
+            kernel_ms: 10 * u64::from(number),
             detail: detail.to_owned(),
         }
     }
@@ -267,11 +273,11 @@ pub(super) mod tests {
         let expected = "demo 1.2.3 x86_64: ready\n\
             slot a, root slot, data partition, boot 4, secure boot on, lockdown integrity\n\
             watchdog: off\n\
-            00 kernel            12 ms  ok\n\
-            30 data              12 ms  degraded  /dev/vda4 is gone\n   \
+            00 kernel            12 ms  kernel     0 ms  ok\n\
+            30 data              12 ms  kernel   300 ms  degraded  /dev/vda4 is gone\n   \
             Finds, grows, checks or formats the data partition and mounts it; carries out a factory reset. \
             If that fails: degraded: data is kept in memory until the next restart; the partition is left as it is.\n\
-            from the kernel's hand-over to services started 820 ms, to ready 3520 ms\n\
+            from the kernel's hand-over to services started 820 ms, 820 ms without the kernel's own work, to ready 3520 ms\n\
             containerd  ready      pid 77  restarts 2\n\
             x           done       pid -  restarts 2\n";
         assert_eq!(call(false), (0, expected.to_owned(), String::new()));

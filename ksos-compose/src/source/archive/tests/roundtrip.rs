@@ -255,7 +255,8 @@ fn random_trees_survive_zip() {
         return;
     }
     each_random_tree(12, |place, root| {
-        sh(root, "find . -name '*\\\\*' -depth -exec rm -r '{}' +");
+        // Info-ZIP takes a backslash for a separator, and `-` for its standard input, which it stores as a FIFO.
+        sh(root, "find . -depth '(' -name '*\\\\*' -o -name - ')' -exec rm -r '{}' +");
         sh(
             root,
             "find . '(' -type p -o -type b -o -type c ')' -delete; find . -type f -links +1 -delete; touch always",
