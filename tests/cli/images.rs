@@ -1,11 +1,13 @@
 //! Whole builds: what they need, what they skip, what they refuse.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use ksos_compose::image::{DiskImage, Slot};
 use ksos_tests::{compose, run, runtime};
 
 use super::{EXAMPLE, Project};
@@ -38,7 +40,12 @@ fn a_kubesolo_image_is_built_from_a_local_asset() {
 #[test]
 fn a_build_needs_no_path_and_a_further_one_does_nothing() {
     let project = Project::new();
-    run(project.build().env_remove("PATH")).expect_code(0);
+    // Without PATH the C library would look in /bin and /usr/bin.
+    let nothing = project.path.join("nothing");
+    fs::create_dir(&nothing).unwrap();
+    let outcome = run(project.build().arg("--fresh").env("PATH", &nothing)).expect_code(0);
+    let ran = outcome.stderr.lines().find(|line| line.contains(" steps ran")).unwrap_or_default();
+    assert!(!ran.is_empty() && !ran.contains(" 0 of "), "{}", outcome.stderr);
     let image = fs::metadata(project.image()).unwrap();
     assert!(image.blocks() * 512 < 150 << 20, "{} bytes on disk for less than 80 MB of content", image.blocks() * 512);
     // What was touched within the clock's granularity is looked at by content; after that, the times are enough.
@@ -109,18 +116,61 @@ fn locked_and_frozen_refuse_what_the_lock_does_not_have() {
 }
 
 #[test]
-fn a_killed_build_leaves_no_half_image_and_the_next_one_finishes() {
+fn a_killed_build_leaves_no_half_image_and_the_next_one_gives_the_same_bytes() {
+    let undisturbed = Project::new();
+    run(&mut undisturbed.build()).expect_code(0);
+    let expected = sha256(&undisturbed.image());
     let project = Project::new();
-    for delay in [200, 700, 1500] {
+    let lock = "examples/containerd-node.lock";
+    fs::copy(undisturbed.path.join(lock), project.path.join(lock)).unwrap();
+    // While steps run, as soon as the image is begun, and when a good part of it is written.
+    let begun = project.path.join("out/.containerd-node-0.1.0-x86_64.tmp");
+    let written = || files(&begun).map(|path| fs::metadata(path).map_or(0, |file| file.blocks() * 512)).sum::<u64>();
+    let (mut reached, mut parts) = (0, Vec::new());
+    for least in [0, 1, 16 << 20] {
         let mut child = project.build().arg("--fresh").stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(delay));
-        child.kill().unwrap();
+        let start = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            let part = written();
+            if (least == 0 && start.elapsed() > Duration::from_millis(200)) || (least > 0 && part >= least) {
+                child.kill().unwrap();
+                reached += 1;
+                parts.push(part);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
         child.wait().unwrap();
-        // Whole or not at all.
-        assert!(!project.image().exists() || fs::metadata(project.image()).unwrap().len() > 1 << 30);
+        assert!(!project.image().exists() || sha256(&project.image()) == expected, "whole or not at all: {parts:?}");
     }
+    assert_eq!(reached, 3, "no build was quicker than its killer");
     run(&mut project.build()).expect_code(0);
-    assert!(project.image().exists());
+    assert_eq!(sha256(&project.image()), expected);
+    assert!(!begun.exists(), "what killed builds left is gone");
+}
+
+/// Returns the files below a directory, none when it is not there or goes meanwhile.
+fn files(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(directory).into_iter().flatten().map_while(Result::ok);
+    entries.map(|entry| entry.path())
+}
+
+fn sha256(path: &Path) -> String {
+    run(Command::new("sha256sum").arg(path)).expect_code(0).stdout[..64].to_owned()
+}
+
+#[test]
+fn two_builds_of_one_manifest_at_once_write_one_whole_image() {
+    let project = Project::new();
+    run(&mut project.build()).expect_code(0);
+    let expected = sha256(&project.image());
+    fs::remove_file(project.image()).unwrap();
+    let start = || project.build().args(["--fresh", "--quiet"]).stdout(Stdio::null()).spawn().unwrap();
+    let (mut one, mut two) = (start(), start());
+    assert!(one.wait().unwrap().success() && two.wait().unwrap().success());
+    assert_eq!(sha256(&project.image()), expected);
+    let hidden = files(&project.path.join("out")).filter(|path| path.file_name().unwrap().as_bytes()[0] == b'.');
+    assert_eq!(hidden.collect::<Vec<_>>(), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -157,6 +207,95 @@ fn damaged_cache_entries_are_found_and_made_again() {
     assert!(left <= 1 << 20, "{left}");
 }
 
+/// Changes one byte of a file of the cache, as a disk does it that goes bad.
+fn flip(path: &Path, position: u64) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+    let file = fs::File::options().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, position).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], position).unwrap();
+}
+
+/// Finds a file of an unpacked package in the cache: the pack, and a byte in the middle of the file.
+fn in_pack(blobs: &Path, start: &str) -> (PathBuf, u64) {
+    let found = walk(blobs).iter().find_map(|path| {
+        let mut head = [0; 10];
+        fs::File::open(path).unwrap().read_exact_at(&mut head, 0).ok().filter(|()| head == *b"{\"format\":")?;
+        let index: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).ok()?;
+        let entries = index["entries"].as_array()?;
+        let entry = entries.iter().find(|entry| entry["path"].as_str().unwrap().starts_with(start))?;
+        let file = &entry["node"]["file"];
+        let pack = index["pack"].as_str()?;
+        let position = file["offset"].as_u64()? + file["size"].as_u64()? / 2;
+        Some((blobs.join(&pack[..2]).join(pack), position))
+    });
+    found.unwrap_or_else(|| panic!("no package has {start}"))
+}
+
+#[test]
+fn a_byte_that_changed_in_the_cache_never_comes_into_an_image() {
+    let project = Project::new();
+    let cache = project.path.join("cache");
+    // A download that is one plain file stands for a release asset.
+    let assets = project.path.join("assets");
+    fs::create_dir(&assets).unwrap();
+    fs::write(assets.join("tool"), "a plain file of some bytes\n".repeat(100)).unwrap();
+    let tool = sha256(&assets.join("tool"));
+    let server = super::sources::serve(assets);
+    let text = fs::read_to_string(project.path.join(EXAMPLE)).unwrap();
+    let component = format!(
+        "\n[components.tool]\nsource = \"http\"\nurl = \"{server}/tool\"\nformat = \"raw\"\n\
+         install = [{{ from = \"tool\", to = \"usr/share/tool\", mode = \"0644\" }}]\nsha256 = {{ x86_64 = \"{tool}\" }}\n"
+    );
+    fs::write(project.path.join(EXAMPLE), text + &component).unwrap();
+    let build = |options: &[&str]| {
+        let mut command = project.build();
+        run(command.env("KSOS_CACHE", &cache).args(options))
+    };
+    build(&[]).expect_code(0);
+    let expected = sha256(&project.image());
+    let blobs = cache.join("v1/blobs");
+    let whole = |digest: &str| {
+        let path = blobs.join(&digest[..2]).join(digest);
+        let middle = fs::metadata(&path).unwrap().len() / 2;
+        (path, middle)
+    };
+    let disk = DiskImage::open(&project.image()).unwrap();
+    let slot = Slot::open(&disk, disk.partition(2).unwrap()).unwrap().unwrap();
+    let part = |name| whole(&slot.digest(name).unwrap().unwrap().sha256.hex());
+    let lock = fs::read_to_string(project.path.join("examples/containerd-node.lock")).unwrap();
+    let line = lock.lines().find(|line| line.contains("name = \"shim-signed\"")).unwrap();
+    let package = whole(line.split('"').find(|text| text.len() == 64).unwrap());
+
+    for (what, (path, position), fresh) in [
+        ("root file system", part("root.squashfs"), false),
+        ("initramfs", part("kubesolo-os.gz"), false),
+        ("kernel", in_pack(&blobs, "boot/vmlinuz-"), false),
+        ("boot loader", in_pack(&blobs, "usr/lib/shim/shimx64.efi.signed"), false),
+        ("package", package.clone(), true),
+        ("plain download", whole(&tool), true),
+    ] {
+        flip(&path, position);
+        // Something must be written.
+        fs::rename(project.image(), project.path.join("old.img")).unwrap();
+        let outcome = build(if fresh { &["--fresh"] } else { &[] }).expect_code(0);
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let told = outcome.stderr.lines().any(|line| line.contains("the cache was damaged") && line.contains(name));
+        assert!(told, "{what}: {}", outcome.stderr);
+        assert_eq!(sha256(&project.image()), expected, "{what}");
+    }
+
+    // What cannot be fetched again fails, and the image stays.
+    flip(&package.0, package.1);
+    let outcome = build(&["--fresh", "--offline"]).expect_code(3);
+    assert!(
+        outcome.stderr.contains("shim-signed") && outcome.stderr.contains("not in the cache"),
+        "{}",
+        outcome.stderr
+    );
+    assert_eq!(sha256(&project.image()), expected);
+}
+
 fn walk(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
@@ -184,7 +323,6 @@ fn verify_proves_an_image_or_names_what_differs() {
 
 #[test]
 fn a_part_alone_has_the_bytes_of_the_image_and_makes_no_build_stale() {
-    use ksos_compose::image::{DiskImage, Slot};
     let project = Project::new();
     run(&mut project.build()).expect_code(0);
     let outcome =

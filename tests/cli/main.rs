@@ -127,6 +127,41 @@ fn every_manifest_passes_check() {
 }
 
 #[test]
+fn committed_locks_are_what_their_manifests_ask_for() {
+    let directory = ksos_tests::repository().join("manifests");
+    let locks = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+    let locks: Vec<PathBuf> = locks.filter(|path| path.extension().is_some_and(|end| end == "lock")).collect();
+    assert!(locks.len() >= 4, "{locks:?}");
+    // KubeSolo's release has no digest until a build can reach it; nothing else is left open, and nothing is fetched.
+    let cache = tempfile::tempdir().unwrap();
+    for lock in locks {
+        let mut command = compose(&ksos_tests::repository());
+        command.args(["plan", "--frozen", "--component", "kubesolo=LICENSE"]).arg(lock.with_extension("toml"));
+        let outcome = run(command.env("KSOS_CACHE", cache.path())).expect_code(0);
+        assert!(outcome.stdout.contains("unpack"), "{}", outcome.stdout);
+    }
+}
+
+#[test]
+fn check_refuses_what_a_build_would_refuse() {
+    let project = Project::new();
+    let manifest = project.path.join(EXAMPLE);
+    let text = fs::read_to_string(&manifest).unwrap();
+    for (parameters, expected, code) in [
+        ("\"console=ttyS0\", \"init=/bin/sh\"", "the initramfs starts the root's init itself", 2),
+        ("\"console=ttyS0\", \"root=/dev/sda1\"", "the initramfs finds the root itself", 2),
+        ("\"console=ttyS0\", \"panic=1\", \"panic=2\"", "twice, with different values", 2),
+        ("\"quiet\"", "no console is given", 1),
+    ] {
+        fs::write(&manifest, format!("{text}\n[kernel]\ncmdline = [{parameters}]\n")).unwrap();
+        let checked = run(&mut project.command("check", EXAMPLE)).expect_code(2);
+        assert!(checked.stderr.contains(expected), "{parameters}: {}", checked.stderr);
+        let built = run(&mut project.build()).expect_code(code);
+        assert!(built.stderr.contains(expected), "{parameters}: {}", built.stderr);
+    }
+}
+
+#[test]
 fn a_broken_manifest_names_file_line_column_and_the_nearest_key_for_every_error() {
     let project = Project::new();
     project.edit(EXAMPLE, "restart = \"always\"", "restrat = \"always\"");

@@ -22,7 +22,7 @@ fn tool(name: &str) -> bool {
 }
 
 /// Serves a directory on loopback until the tests end, and returns its address.
-fn serve(root: PathBuf) -> String {
+pub(super) fn serve(root: PathBuf) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {

@@ -16,7 +16,7 @@ use ksos_formats::Digest;
 use ksos_formats::digest::Hasher;
 use serde::{Deserialize, Serialize};
 
-use super::{Cache, CacheError, VERSION};
+use super::{Blob, Cache, CacheError, VERSION};
 use crate::effects::clock;
 use crate::effects::fs::{self as files, Context};
 
@@ -191,7 +191,8 @@ fn age(metadata: &Metadata, now: u64) -> u64 {
 pub fn verify(cache: &Cache, jobs: std::num::NonZero<usize>) -> Result<VerifyReport, CacheError> {
     let entries = ls(cache)?;
     let blobs: Vec<_> = entries.iter().filter(|entry| entry.bucket == "blobs").collect();
-    let damaged = find_damaged(&blobs, jobs);
+    let paths: Vec<&Path> = blobs.iter().map(|entry| entry.path.as_path()).collect();
+    let damaged = find_damaged(&paths, jobs);
     let mut report =
         VerifyReport { blobs: blobs.len(), bytes: blobs.iter().map(|blob| blob.size).sum(), ..Default::default() };
     for entry in entries.iter().filter(|entry| entry.bucket == "actions") {
@@ -212,15 +213,31 @@ pub fn verify(cache: &Cache, jobs: std::num::NonZero<usize>) -> Result<VerifyRep
     Ok(report)
 }
 
-fn find_damaged(blobs: &[&Entry], jobs: std::num::NonZero<usize>) -> BTreeSet<PathBuf> {
+/// Hashes `blobs`, `jobs` at a time, and removes the damaged ones; returns these. The records that name them count as
+/// missing from then on.
+///
+/// # Errors
+/// When a damaged file cannot be removed.
+pub fn drop_damaged<'a>(
+    blobs: impl IntoIterator<Item = &'a Blob>,
+    jobs: std::num::NonZero<usize>,
+) -> Result<Vec<PathBuf>, CacheError> {
+    let there = |blob: &&Blob| files::symlink_metadata(&blob.path).is_ok();
+    let paths: BTreeSet<&Path> = blobs.into_iter().filter(there).map(|blob| blob.path.as_path()).collect();
+    let damaged = find_damaged(&paths.into_iter().collect::<Vec<_>>(), jobs);
+    damaged.iter().try_for_each(|path| remove(path))?;
+    Ok(damaged.into_iter().collect())
+}
+
+fn find_damaged(blobs: &[&Path], jobs: std::num::NonZero<usize>) -> BTreeSet<PathBuf> {
     let next = AtomicUsize::new(0);
     let damaged = Mutex::new(BTreeSet::new());
     std::thread::scope(|scope| {
         for _ in 0..jobs.get().min(blobs.len()) {
             scope.spawn(|| {
-                while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if !is_whole(&blob.path) {
-                        damaged.lock().expect("no thread panics with it").insert(blob.path.clone());
+                while let Some(path) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if !is_whole(path) {
+                        damaged.lock().expect("no thread panics with it").insert(path.to_path_buf());
                     }
                 }
             });
@@ -229,8 +246,8 @@ fn find_damaged(blobs: &[&Entry], jobs: std::num::NonZero<usize>) -> BTreeSet<Pa
     damaged.into_inner().expect("no thread panics with it")
 }
 
-/// Is the content what the name says? An unreadable blob is as good as a damaged one.
-fn is_whole(path: &Path) -> bool {
+/// Whether the content of the blob at `path` is what its name says. An unreadable blob is as good as a damaged one.
+pub fn is_whole(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Digest>().ok());
     let Some(expected) = name else { return false };
     files::open(path).is_ok_and(|file| hash(file).is_ok_and(|digest| digest == expected))
@@ -248,7 +265,8 @@ fn hash(mut file: File) -> io::Result<Digest> {
 }
 
 /// Collects in the cache below `root`, the path that [`Cache::open`] takes; the caller must not have it open. Partial
-/// downloads go after a week and temporary files of dead processes after a day, whatever the policy.
+/// downloads go after a week, temporary files of dead processes after a day, and what is kept about host files, builds and
+/// locks after 90 days without a change (a build then looks closer once), whatever the policy.
 ///
 /// # Errors
 /// When the cache cannot be locked or listed. A file that cannot be removed is reported, not an error.
@@ -285,7 +303,7 @@ fn choose(entries: Vec<Entry>, policy: Policy) -> (Vec<Entry>, Vec<Entry>) {
     let too_old = |entry: &Entry| match entry.bucket {
         "tmp" => entry.age > DAY,
         "partial" => entry.age > 7 * DAY,
-        "stat" => false,
+        "stat" => entry.age > 90 * DAY,
         _ => policy.max_age.is_some_and(|limit| entry.age > limit.as_secs()),
     };
     let (mut doomed, mut kept): (Vec<_>, Vec<_>) = entries.into_iter().partition(too_old);
@@ -410,7 +428,8 @@ mod tests {
             (cache.bucket("tmp").join("new"), DAY / 2, true),
             (cache.bucket("partial").join("old"), 8 * DAY, false),
             (cache.bucket("partial").join("new"), 6 * DAY, true),
-            (cache.bucket("stat").join("digests"), 400 * DAY, true),
+            (cache.bucket("stat").join("digests"), 89 * DAY, true),
+            (cache.bucket("stat").join("lock-0"), 91 * DAY, false),
         ];
         for (path, age, _) in &expected {
             write(path, b"", *age);
@@ -418,7 +437,7 @@ mod tests {
         drop(cache);
         let policy = Policy { max_age: Some(Duration::from_secs(30 * DAY)), max_size: Some(250) };
         let Outcome::Collected(report) = gc(directory.path(), policy).unwrap() else { panic!("in use") };
-        assert_eq!((report.removed, report.freed, report.size), (4, 200, 200));
+        assert_eq!((report.removed, report.freed, report.size), (5, 200, 200));
         assert_eq!(blobs.iter().map(|blob| blob.path.exists()).collect::<Vec<_>>(), [false, false, true, true]);
         for (path, _, kept) in &expected {
             assert_eq!(path.exists(), *kept, "{}", path.display());

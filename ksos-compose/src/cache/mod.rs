@@ -12,7 +12,8 @@
 //! ```
 //!
 //! A blob is written to `tmp/`, synced and renamed to its place, so what is there is complete; any number of processes
-//! may write the same blob at once. The size is checked on every look-up and the digest by `cache verify`.
+//! may write the same blob at once. The size is checked on every look-up, and the digest by whoever reads the bytes
+//! ([`Blob::read`], [`Content`](crate::tree::Content)) and by `cache verify`.
 //! Lock order: `lock` before anything else; no other lock is held across steps.
 #![expect(clippy::disallowed_methods, reason = "the cache does its own crash-safe file handling")]
 
@@ -50,6 +51,20 @@ pub struct Blob {
     pub size: u64,
     /// Where it is.
     pub path: PathBuf,
+}
+
+impl Blob {
+    /// Reads the blob into memory, refusing more than `limit` bytes and other bytes than its digest's.
+    ///
+    /// # Errors
+    /// When it cannot be read, is larger, or is damaged.
+    pub fn read(&self, limit: u64) -> io::Result<Vec<u8>> {
+        let bytes = crate::effects::fs::read(&self.path, limit).map_err(|error| error.source)?;
+        if Digest::of(&bytes) != self.digest {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", self.path.display())));
+        }
+        Ok(bytes)
+    }
 }
 
 /// An open cache. The shared lock is held until it is dropped.
@@ -107,7 +122,7 @@ impl Cache {
         self.root.join("blobs").join(&hex[..2]).join(hex)
     }
 
-    /// Looks up a blob. With `size`, a file of another size counts as missing (and is removed).
+    /// Looks up a blob. With `size`, a file of another size counts as missing.
     pub fn blob(&self, digest: &Digest, size: Option<u64>) -> Option<Blob> {
         let path = self.blob_path(digest);
         let metadata = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;

@@ -77,11 +77,31 @@ pub fn create_dir_all(path: &Path) -> Result<(), FsError> {
     std::fs::create_dir_all(path).context("create directory", path)
 }
 
+/// How the names of temporary files of [`AtomicFile`] begin and end.
+const PREFIX: &str = ".ksos-";
+const SUFFIX: &str = ".tmp";
+
+/// How long nothing was written to a temporary file that nobody works on any more.
+const ABANDONED: std::time::Duration = std::time::Duration::from_secs(86_400);
+
 /// A file that appears under its name only when [`AtomicFile::commit`] is called; dropped before that, it is gone.
 #[derive(Debug)]
 pub struct AtomicFile {
     temporary: NamedTempFile,
     path: PathBuf,
+}
+
+/// Removes what killed processes left of [`AtomicFile`]s in `directory`: temporary files that nothing was written to for a
+/// day. What cannot be removed stays.
+pub fn remove_abandoned(directory: &Path) {
+    for name in list(directory).unwrap_or_default() {
+        let ours = name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(SUFFIX));
+        let path = directory.join(&name);
+        let age = symlink_metadata(&path).ok().and_then(|file| file.modified().ok()?.elapsed().ok());
+        if ours && age.is_some_and(|age| age > ABANDONED) {
+            let _ = remove_file(&path);
+        }
+    }
 }
 
 impl AtomicFile {
@@ -90,7 +110,7 @@ impl AtomicFile {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         create_dir_all(parent)?;
         let temporary =
-            tempfile::Builder::new().prefix(".ksos-").suffix(".tmp").tempfile_in(parent).context("create", path)?;
+            tempfile::Builder::new().prefix(PREFIX).suffix(SUFFIX).tempfile_in(parent).context("create", path)?;
         Ok(AtomicFile { temporary, path: path.to_owned() })
     }
 
@@ -304,6 +324,22 @@ mod tests {
         let directory = AtomicDirectory::create(path)?;
         directory.create_file("file").unwrap().write_all(text.as_bytes()).unwrap();
         Ok(directory)
+    }
+
+    #[test]
+    fn what_killed_processes_left_goes_after_a_day() {
+        let directory = tempfile::tempdir().unwrap();
+        let age = |name: &str, hours: u64| {
+            let file = std::fs::File::create(directory.path().join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(hours * 3600)).unwrap();
+        };
+        age(".ksos-old.tmp", 25);
+        age(".ksos-young.tmp", 23);
+        age(".ksos-old.img", 25);
+        age("old.tmp", 25);
+        remove_abandoned(directory.path());
+        assert_eq!(names(directory.path()), [".ksos-old.img", ".ksos-young.tmp", "old.tmp"]);
+        remove_abandoned(&directory.path().join("missing"));
     }
 
     #[test]

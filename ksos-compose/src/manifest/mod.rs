@@ -13,6 +13,7 @@
 //! Limits: [`MAX_FILE_SIZE`] bytes a file, [`MAX_FILES`] files. Nothing here needs a download.
 
 mod check;
+pub mod cmdline;
 mod diagnostic;
 mod digest;
 mod files;

@@ -9,7 +9,7 @@ use crate::boot::{GrubConfig, grub_config};
 use crate::effects::fs;
 use crate::kernel::Requirement;
 use crate::manifest::{self, Errors, Loaded, Manifest, PartitionRole, Source};
-use crate::proof::Severity;
+use crate::proof::{self, Severity};
 use crate::source::apt;
 
 /// The largest keyring or option list read, in bytes.
@@ -117,7 +117,11 @@ fn faults(loaded: &Loaded) -> Vec<String> {
         slot_b: number(PartitionRole::SlotB),
         timeout: manifest.boot.timeout,
     };
-    faults.extend(grub_config(&config).err().map(|error| format!("boot loader: {error}")));
+    let found = proof::cmdline::cmdline(loaded.arch, &manifest.kernel.cmdline);
+    match found.is_empty() {
+        true => faults.extend(grub_config(&config).err().map(|error| format!("boot loader: {error}"))),
+        false => faults.extend(found.iter().map(ToString::to_string)),
+    }
     faults
 }
 

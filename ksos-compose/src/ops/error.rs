@@ -59,6 +59,8 @@ pub enum OpError {
     Package {
         /// The component.
         component: String,
+        /// The manifest.
+        manifest: std::path::PathBuf,
         /// The cause.
         source: Box<AptError>,
     },
@@ -79,6 +81,12 @@ pub enum OpError {
     IndexLost {
         /// The blob.
         digest: ksos_formats::Digest,
+    },
+    /// Files of the cache are not what they were, and are removed.
+    #[error("the cache was damaged: {}", paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))]
+    Damaged {
+        /// The files.
+        paths: Vec<std::path::PathBuf>,
     },
     /// A file of `update.keys` or `update.cosign-keys` cannot be used.
     #[error("{}: {source}", path.display())]
@@ -562,45 +570,6 @@ impl OpError {
                 failures.iter().map(|(_, error)| error.problem()).max().unwrap_or(Problem::Build)
             }
             _ => Problem::Build,
-        }
-    }
-
-    /// Returns suggestions.
-    pub fn hints(&self) -> Vec<String> {
-        match self {
-            OpError::Fetch { component, .. } | OpError::Http { component, .. } | OpError::Package { component, .. } => {
-                vec![format!("--component {component}=PATH uses a local file or directory instead")]
-            }
-            OpError::ContainerImage { name, .. } => {
-                let option = format!("--component container-images.{name}=PATH");
-                vec![format!("{option} uses a local archive or OCI layout instead")]
-            }
-            OpError::Cargo { component, source } => vec![source.hint(component)],
-            OpError::KernelBuild { component, source } => vec![source.hint(component)],
-            OpError::TinyCore { component, source } => {
-                let local = || format!("--component {component}=PATH uses a local file or directory instead");
-                vec![source.hint().map_or_else(local, str::to_owned)]
-            }
-            OpError::Publish(error) => error.hints(),
-            OpError::Flash(error) => error.hints(),
-            OpError::Push(error) => error.hints(),
-            OpError::NoManifest { .. } => vec!["--manifest says it".to_owned()],
-            OpError::TooLargeToSign { .. } => {
-                vec!["a build lists its digest in SHA256SUMS, whose signature counts for all files in it".to_owned()]
-            }
-            OpError::Indexes { components, .. } => {
-                let names = components.join(", ");
-                vec![
-                    "KSOS_APT_MIRROR names a mirror that can be reached, e.g. http://mirror.example/debian".to_owned(),
-                    format!("--component NAME=PATH uses a local file or directory instead, for each of {names}"),
-                ]
-            }
-            OpError::Steps { failures } => {
-                let mut hints: Vec<String> = failures.iter().flat_map(|(_, error)| error.hints()).collect();
-                hints.dedup();
-                hints
-            }
-            _ => Vec::new(),
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod diff;
 pub mod error;
 pub mod flash;
+mod hints;
 pub mod init;
 pub mod inspect;
 pub mod keys;

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use ksos_formats::Arch;
 
-use crate::cache::Cache;
+use super::OpError;
+use crate::cache::{Cache, gc};
 use crate::effects::progress::Progress;
-use crate::graph::Reason;
+use crate::graph::{Outputs, Reason};
 use crate::manifest::{CacheMode, OutputFormat};
 use crate::sign::KeySource;
 
@@ -86,6 +88,17 @@ impl Session {
     pub fn without_remote(&self) -> Self {
         let remote = RemoteOptions { remote: Some(NO_REMOTE.to_owned()), ..RemoteOptions::default() };
         Session { remote, ..self.clone() }
+    }
+
+    /// Looks whether damage in the cache is why work with what steps gave failed with `error`. Damaged files are removed,
+    /// and are the error instead.
+    pub(super) fn mend(&self, outputs: &BTreeMap<String, Outputs>, error: OpError) -> OpError {
+        let jobs = NonZero::new(self.jobs).unwrap_or(NonZero::<usize>::MIN);
+        match gc::drop_damaged(outputs.values().flat_map(BTreeMap::values), jobs) {
+            Ok(paths) if paths.is_empty() => error,
+            Ok(paths) => OpError::Damaged { paths },
+            Err(failed) => failed.into(),
+        }
     }
 }
 

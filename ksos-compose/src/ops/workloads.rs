@@ -6,6 +6,7 @@ use ksos_formats::Digest;
 
 use super::OpError;
 use crate::assemble::AssembleError;
+use crate::effects::fs;
 use crate::lock;
 use crate::manifest::{Glob, ImageContent, Loaded, Manifest};
 use crate::proof::workloads::{File, MAX_SIZE, Preloaded, Workloads};
@@ -13,15 +14,18 @@ use crate::proof::{Finding, ProofError};
 use crate::source::archive::{self, Limits};
 use crate::tree::{Content, Node, Tree};
 
-/// Reads the overlays for [`scan`], without hashing their files.
+/// Reads the overlays for [`scan`], without hashing the files that it does not read.
 ///
 /// # Errors
 /// When one cannot be read.
 pub(super) fn overlays(manifest: &Manifest) -> Result<BTreeMap<String, Tree>, OpError> {
     let mut trees = BTreeMap::new();
     for (name, overlay) in &manifest.overlays {
-        let mut unknown = |_: &std::path::Path, _: &std::fs::Metadata| Ok(Digest([0; 32]));
-        let tree = archive::directory::read(overlay.source.path(), 0, &Limits::default(), &mut unknown)?;
+        let mut digest_of = |path: &std::path::Path, metadata: &std::fs::Metadata| match metadata.len() > MAX_SIZE {
+            true => Ok(Digest([0; 32])),
+            false => Ok(Digest::of(&fs::read(path, MAX_SIZE)?)),
+        };
+        let tree = archive::directory::read(overlay.source.path(), 0, &Limits::default(), &mut digest_of)?;
         trees.insert(name.clone(), tree);
     }
     Ok(trees)

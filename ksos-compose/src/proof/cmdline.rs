@@ -7,33 +7,7 @@ use ksos_formats::layout::PARAM_ROOT;
 
 use super::{Finding, Place, Rule, failure};
 use crate::boot::{BootConfigError, check_parameter};
-
-/// Parameters that may be given several times: each counts (Linux `Documentation/admin-guide/kernel-parameters.txt`).
-const REPEATABLE: [&str; 12] = [
-    "console",
-    "earlycon",
-    "earlyprintk",
-    "initcall_blacklist",
-    "module_blacklist",
-    "modprobe.blacklist",
-    "hugepages",
-    "hugepagesz",
-    "memmap",
-    "dyndbg",
-    "pci",
-    "systemd.setenv",
-];
-
-/// Parameters that would take the boot away from the initramfs.
-const FORBIDDEN: [(&str, &str); 7] = [
-    ("root", "the initramfs finds the root itself"),
-    ("rootfstype", "the initramfs finds the root itself"),
-    ("rootflags", "the initramfs finds the root itself"),
-    ("init", "the initramfs starts the root's init itself"),
-    ("rdinit", "the initramfs has its own init"),
-    ("initrd", "the boot loader gives the initramfs"),
-    ("noinitrd", "the initramfs is what mounts the root"),
-];
+use crate::manifest::cmdline::{forbidden, identity};
 
 /// Checks the parameters.
 pub fn cmdline(arch: Arch, parameters: &[String]) -> Vec<Finding> {
@@ -41,7 +15,7 @@ pub fn cmdline(arch: Arch, parameters: &[String]) -> Vec<Finding> {
     let mut report = |parameter: &str, message: String, fix: &str| {
         findings.push(failure(Rule::CommandLine, Place::Plan, &format!("kernel.cmdline {parameter:?}"), message, fix));
     };
-    let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     let mut consoles = Vec::new();
     for parameter in parameters {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
@@ -50,7 +24,7 @@ pub fn cmdline(arch: Arch, parameters: &[String]) -> Vec<Finding> {
             Err(BootConfigError::Reserved(_)) => report(parameter, "is set by the boot loader".to_owned(), "remove it"),
             Err(error) => report(parameter, error.to_string(), "write one plain parameter per string"),
         }
-        if let Some((_, reason)) = FORBIDDEN.iter().find(|(forbidden, _)| *forbidden == name) {
+        if let Some(reason) = forbidden(name) {
             report(parameter, format!("must not be given: {reason}"), "remove it");
         }
         if name == PARAM_ROOT && !["slot", "ram"].contains(&value) {
@@ -59,12 +33,12 @@ pub fn cmdline(arch: Arch, parameters: &[String]) -> Vec<Finding> {
         if name == "console" {
             consoles.push(value);
         }
-        match seen.insert(name, parameter) {
+        match seen.insert(identity(parameter), parameter) {
             Some(first) if first == parameter => report(parameter, "is given twice".to_owned(), "remove one"),
-            Some(first) if !REPEATABLE.contains(&name) => {
+            Some(first) => {
                 report(parameter, format!("contradicts {first:?}: the kernel takes the last one"), "remove one");
             }
-            _ => {}
+            None => {}
         }
     }
     if consoles.is_empty() {

@@ -66,7 +66,7 @@ pub fn links(place: Place, tree: &Tree, runtime_paths: &[String]) -> Vec<Finding
             Lead::Missing(missing) => format!("leads to {target}, but /{missing} is not in the image"),
             Lead::Loop => format!("leads to {target}, which leads back to it"),
         };
-        let fix = "add the target, exclude the link, or list its place among the run-time paths";
+        let fix = "add the target, or leave the link out by `exclude` of its component";
         findings.push(failure(Rule::SymbolicLink, place, path, message, fix));
     }
     findings

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ksos_formats::Digest;
+use ksos_formats::digest::Hasher;
 
 /// Where the bytes of a file are.
 #[derive(Debug, Clone)]
@@ -54,7 +55,8 @@ impl Content {
         Content { digest, size, location: Location::Slice { path: path.into(), offset: 0 } }
     }
 
-    /// Opens the content. The reader yields exactly `size` bytes or fails; it does **not** check the digest.
+    /// Opens the content. The reader yields exactly `size` bytes or fails. What is read from start to end is held
+    /// against the digest: the last bytes come only when all before them were right.
     ///
     /// # Errors
     /// When the host file cannot be opened.
@@ -66,7 +68,7 @@ impl Content {
                 ReaderSource::Slice { file, path: path.clone(), offset: *offset }
             }
         };
-        Ok(ContentReader { source, position: 0, size: self.size })
+        Ok(ContentReader { source, position: 0, size: self.size, hasher: Some(Hasher::new()), digest: self.digest })
     }
 
     /// Reads the whole content into memory, refusing more than `limit` bytes.
@@ -99,10 +101,13 @@ pub struct ContentReader {
     source: ReaderSource,
     position: u64,
     size: u64,
+    /// Of what was read in order so far; gone when it was compared.
+    hasher: Option<Hasher>,
+    digest: Digest,
 }
 
 impl ContentReader {
-    /// Fills `buffer` from byte `position` of the content, without moving the reader.
+    /// Fills `buffer` from byte `position` of the content, without moving the reader and without looking at the digest.
     ///
     /// # Errors
     /// [`io::ErrorKind::UnexpectedEof`] when the host file is shorter than the tree says (it changed under the build).
@@ -123,6 +128,23 @@ impl ContentReader {
     }
 }
 
+impl ContentReader {
+    /// Compares what was read with the digest, at the end.
+    fn check(&mut self) -> io::Result<()> {
+        let Some(actual) = self.hasher.take_if(|_| self.position == self.size).map(Hasher::finish) else {
+            return Ok(());
+        };
+        if actual == self.digest {
+            return Ok(());
+        }
+        let (path, offset) = match &self.source {
+            ReaderSource::Slice { path, offset, .. } => (path.to_path_buf(), *offset),
+            ReaderSource::Inline(_) => (PathBuf::from("memory"), 0),
+        };
+        Err(Damaged { path, offset, size: self.size, expected: self.digest, actual }.into())
+    }
+}
+
 impl Read for ContentReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let left = self.size - self.position;
@@ -130,7 +152,65 @@ impl Read for ContentReader {
         if count > 0 {
             self.read_exact_at(&mut buffer[..count], self.position)?;
             self.position += count as u64;
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(&buffer[..count]);
+            }
+            self.check()?;
         }
         Ok(count)
+    }
+}
+
+/// Bytes on the disk are not those that were hashed: the cache is damaged, or a file changed during the build.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {size} bytes from byte {offset} have SHA-256 {actual}, not {expected}: they changed", path.display())]
+pub struct Damaged {
+    /// The file.
+    pub path: PathBuf,
+    /// Where the content starts in it, in bytes.
+    pub offset: u64,
+    /// Size of the content in bytes.
+    pub size: u64,
+    /// Its SHA-256 as it was.
+    pub expected: Digest,
+    /// Its SHA-256 as it is.
+    pub actual: Digest,
+}
+
+impl From<Damaged> for io::Error {
+    fn from(damaged: Damaged) -> Self {
+        io::Error::new(io::ErrorKind::InvalidData, damaged)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_changed_on_the_disk_never_come_to_an_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pack");
+        let content = |offset| Content {
+            digest: Digest::of(b"hello"),
+            size: 5,
+            location: Location::Slice { path: path.clone().into(), offset },
+        };
+        std::fs::write(&path, b"hello, hellO").unwrap();
+        assert_eq!(content(0).read(5).unwrap(), b"hello");
+        let error = content(7).read(5).unwrap_err();
+        let text = format!(
+            "{}: 5 bytes from byte 7 have SHA-256 {}, not {}: they changed",
+            path.display(),
+            Digest::of(b"hellO"),
+            Digest::of(b"hello")
+        );
+        assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::InvalidData, text));
+        // In small steps the last one fails; a look at a part says nothing of the whole.
+        let mut reader = content(7).open().unwrap();
+        let mut bytes = [0; 4];
+        reader.read_exact(&mut bytes).unwrap();
+        reader.read_exact_at(&mut bytes, 1).unwrap();
+        assert!(reader.read_exact(&mut bytes[..1]).is_err());
     }
 }

@@ -5,7 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::artifact::squashfs::testing::{EPOCH, Ignore, compare, everything, has_tool, is_root, noise, run, text};
+use proptest::prelude::*;
+
+use crate::artifact::squashfs::testing::{
+    EPOCH, Ignore, any_tree, compare, everything, has_tool, is_root, noise, run, text,
+};
 use crate::tree::{Location, Meta};
 use ksos_formats::Digest;
 
@@ -151,5 +155,21 @@ fn levels_outside_the_range_are_refused() {
     for compression in [Compression::Gzip(0), Compression::Gzip(10), Compression::Zstd(0), Compression::Zstd(20)] {
         let result = write_compressed(&tree, &mut io::sink(), EPOCH, compression, 1);
         assert!(matches!(result, Err(Error::Level { .. })), "{compression:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn gnu_cpio_brings_any_tree_back(tree in any_tree(false)) {
+        if has_tool("cpio") && is_root("restoring owners and devices") {
+            let directory = tempfile::tempdir().unwrap();
+            fs::write(directory.path().join("archive"), archive(&tree)).unwrap();
+            let listing = shell(directory.path(), "cpio --quiet -it < archive");
+            prop_assert_eq!(listing.lines().count(), tree.len());
+            shell(directory.path(), "mkdir root; cd root; cpio --quiet -idm --no-absolute-filenames < ../archive");
+            compare(&tree, &directory.path().join("root"), Ignore { directory_times: true, directory_links: true });
+        }
     }
 }

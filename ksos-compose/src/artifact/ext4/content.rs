@@ -1,15 +1,14 @@
 //! Reads the contents of all files, in order, on a thread of its own, so that reading and hashing go on while what
 //! was read before is written. A few buffers go round, each with many small files or a part of a large one.
 
-use std::io;
+use std::io::{self, Read};
 
 use crossbeam_channel::{Receiver, Sender};
-use ksos_formats::digest::Hasher;
 
 use super::Error;
 use super::geometry::BLOCK;
 use super::plan::Item;
-use crate::tree::{Content, Location, Node};
+use crate::tree::{Content, Node};
 
 /// Bytes of a buffer; whole blocks.
 const BUFFER: usize = 128 * BLOCK;
@@ -37,7 +36,6 @@ struct Part {
 /// The reading side.
 #[derive(Debug)]
 pub(super) struct Reader {
-    verify: bool,
     pool: Receiver<Vec<u8>>,
     sender: Sender<Result<Chunk, Error>>,
     chunk: Option<Chunk>,
@@ -66,14 +64,14 @@ impl From<Disconnected> for Stop {
     }
 }
 
-/// Returns both sides. With `verify`, contents that are read from the host are compared with their digests.
-pub(super) fn pipe(verify: bool) -> (Reader, Contents) {
+/// Returns both sides.
+pub(super) fn pipe() -> (Reader, Contents) {
     let (pool_sender, pool) = crossbeam_channel::bounded(BUFFERS);
     let (sender, receiver) = crossbeam_channel::bounded(BUFFERS);
     for _ in 0..BUFFERS {
         pool_sender.send(vec![0; BUFFER]).expect("the pool has room for all buffers, and a receiver");
     }
-    let reader = Reader { verify, pool, sender, chunk: None };
+    let reader = Reader { pool, sender, chunk: None };
     (reader, Contents { pool: pool_sender, receiver, chunk: None, next: 0 })
 }
 
@@ -103,12 +101,13 @@ impl Reader {
         let fail = |error: io::Error| {
             Stop::Error(match error.kind() {
                 io::ErrorKind::UnexpectedEof => Error::ContentShort { path: path.to_owned(), size: content.size },
+                io::ErrorKind::InvalidData => {
+                    Error::ContentChanged { path: path.to_owned(), digest: content.digest.hex() }
+                }
                 _ => Error::Content { path: path.to_owned(), source: error },
             })
         };
-        let reader = content.open().map_err(fail)?;
-        // Bytes in memory cannot have changed since their digest was made.
-        let mut hasher = (self.verify && !matches!(content.location, Location::Inline(_))).then(Hasher::new);
+        let mut reader = content.open().map_err(fail)?;
         let mut position = 0;
         while position < content.size {
             let chunk = self.chunk_with_room()?;
@@ -116,17 +115,11 @@ impl Reader {
             let count = (content.size - position).min((BUFFER - start) as u64) as usize;
             let end = start + count.next_multiple_of(BLOCK);
             let bytes = &mut chunk.buffer[start..end];
-            reader.read_exact_at(&mut bytes[..count], position).map_err(fail)?;
+            reader.read_exact(&mut bytes[..count]).map_err(fail)?;
             bytes[count..].fill(0);
-            if let Some(hasher) = &mut hasher {
-                hasher.update(&bytes[..count]);
-            }
             position += count as u64;
             chunk.parts.push(Part { start, end, last: position == content.size });
             chunk.used = end;
-        }
-        if hasher.is_some_and(|hasher| hasher.finish() != content.digest) {
-            return Err(Stop::Error(Error::ContentChanged { path: path.to_owned(), digest: content.digest.hex() }));
         }
         Ok(())
     }

@@ -70,12 +70,10 @@ pub struct Options {
     pub reserved_percent: u8,
     /// Number of inodes, rounded up to whole blocks; `None` for one for each 16 KiB, and as many as the tree has.
     pub inodes: Option<u32>,
-    /// Whether each file that is read from the host is compared with its digest while it streams.
-    pub verify_content: bool,
 }
 
 impl Options {
-    /// Returns options with default journal and inodes, no reserved blocks, and contents verified.
+    /// Returns options with default journal and inodes, and no reserved blocks.
     pub fn new(size: u64, label: &str, uuid: [u8; 16], hash_seed: [u8; 16], epoch: u64) -> Self {
         Options {
             size,
@@ -86,7 +84,6 @@ impl Options {
             journal: None,
             reserved_percent: 0,
             inodes: None,
-            verify_content: true,
         }
     }
 

@@ -58,7 +58,7 @@ impl<'a, W: Write + Seek> Writer<'a, W> {
     /// Writes the whole file system.
     pub(super) fn write(mut self, plan: &Plan<'_>) -> Result<Summary, Error> {
         self.write_journal()?;
-        let (reader, contents) = content::pipe(self.options.verify_content);
+        let (reader, contents) = content::pipe();
         std::thread::scope(|scope| {
             scope.spawn(|| reader.read_all(&plan.items));
             // Owned here, so that an error hangs up and the reader ends.

@@ -1,8 +1,11 @@
 #![expect(clippy::disallowed_methods, reason = "tests write files and run foreign tools")]
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
+
+use proptest::prelude::*;
 
 use super::*;
 use crate::testing::has_tool;
@@ -197,4 +200,59 @@ fn sizes_that_do_not_fit_are_refused_with_numbers() {
     assert!(error(&[], &FatSpec { size: 34 * MIB + 512, ..spec() }).contains("not a multiple of 4096"));
     assert!(error(&[], &FatSpec { size: 1 << 42, ..spec() }).contains("sectors"));
     assert!(error(&[], &FatSpec { label: "efi".into(), ..spec() }).starts_with("\"efi\" is not a volume label"));
+}
+
+/// Any directories and files whose names FAT can hold, by path; directories have no content.
+fn any_files() -> impl Strategy<Value = BTreeMap<String, Option<Vec<u8>>>> {
+    let name = prop_oneof!["[A-Z0-9]{1,8}(\\.[A-Z]{3})?", "[a-z0-9]([a-zA-Z0-9 ._+-]{0,40}[a-z0-9])?", "[à-ý]{1,9}"];
+    let content = prop_oneof![
+        1 => Just(None),
+        2 => (0..40_000_usize).prop_map(|size| Some(pattern(size))),
+        1 => (0..9000_usize).prop_map(|size| Some(vec![0; size])),
+    ];
+    proptest::collection::vec((any::<prop::sample::Index>(), name, content), 0..30).prop_map(|entries| {
+        let (mut directories, mut names, mut files) = (vec![String::new()], BTreeSet::new(), BTreeMap::new());
+        for (parent, name, content) in entries {
+            let path = format!("{}{name}", parent.get::<String>(&directories));
+            // FAT does not tell cases apart.
+            if names.insert(path.to_lowercase()) {
+                directories.extend(content.is_none().then(|| format!("{path}/")));
+                files.insert(path, content);
+            }
+        }
+        files
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 50, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn mtools_bring_any_files_back(files in any_files(), large in any::<bool>()) {
+        if !(has_tool("fsck.vfat") && has_tool("mdir")) {
+            return Ok(());
+        }
+        let mut tree = Tree::new(0);
+        for (path, content) in &files {
+            let node = content.as_ref().map_or(Node::Directory, |bytes| Node::File(Content::inline(bytes.as_slice())));
+            tree.insert(path, Entry { meta: Meta::root(0o755, 5), node }).unwrap();
+        }
+        let (kind, size) = if large { (FatKind::Fat32, 34 * MIB) } else { (FatKind::Fat16, 9 * MIB) };
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        image(directory, &tree, &FatSpec { size, kind, ..spec() });
+        run(directory, "fsck.vfat", &["-n", "esp"]);
+        let listing = run(directory, "mdir", &["-i", "esp", "-/", "-b", "::"]);
+        let listed: BTreeSet<&str> = listing.lines().map(|line| line.trim_start_matches("::/")).collect();
+        let shown = |(path, content): (&String, &Option<Vec<u8>>)| match content {
+            None => format!("{path}/"),
+            Some(_) => path.clone(),
+        };
+        let expected: BTreeSet<String> = files.iter().map(shown).collect();
+        prop_assert_eq!(listed, expected.iter().map(String::as_str).collect());
+        for (path, content) in files.iter().filter_map(|(path, content)| Some((path, content.as_ref()?))) {
+            run(directory, "mcopy", &["-n", "-o", "-i", "esp", &format!("::{path}"), "out"]);
+            prop_assert!(std::fs::read(directory.join("out")).unwrap() == *content, "{}", path);
+        }
+    }
 }

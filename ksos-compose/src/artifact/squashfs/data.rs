@@ -8,7 +8,6 @@ use std::io::{self, Read, Seek, Write};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ksos_formats::Digest;
-use ksos_formats::digest::Hasher;
 
 use super::cache::{StoredBlocks, UNCOMPRESSED_BLOCK};
 use super::codec::{Compressor, cache_key};
@@ -252,12 +251,12 @@ impl Reader<'_> {
     }
 
     fn read_file(&self, file: &Member<'_>) -> Result<(), Interrupted> {
-        let mut content = VerifiedReader::open(file)?;
+        let mut content = open(file)?;
         let mut left = file.content.size;
         while left > 0 {
             let length = left.min(u64::from(self.options.block_size));
             let mut block = vec![0; length as usize];
-            content.fill(&mut block)?;
+            fill(file, &mut content, &mut block)?;
             if block.iter().all(|byte| *byte == 0) {
                 self.send(Message::Hole(length))?;
             } else {
@@ -265,7 +264,7 @@ impl Reader<'_> {
             }
             left -= length;
         }
-        Ok(content.finish()?)
+        Ok(())
     }
 
     fn read_fragment(&self, members: &[Member<'_>], size: usize) -> Result<(), Interrupted> {
@@ -273,9 +272,7 @@ impl Reader<'_> {
         let mut rest = block.as_mut_slice();
         for member in members {
             let (part, behind) = rest.split_at_mut(member.content.size as usize);
-            let mut content = VerifiedReader::open(member)?;
-            content.fill(part)?;
-            content.finish()?;
+            fill(member, &mut open(member)?, part)?;
             rest = behind;
         }
         Ok(self.compress(block)?)
@@ -293,37 +290,19 @@ impl Reader<'_> {
     }
 }
 
-/// Reads a content and checks at the end that it is the one that the tree names.
-struct VerifiedReader<'a> {
-    file: &'a Member<'a>,
-    reader: ContentReader,
-    hasher: Hasher,
+fn open(file: &Member<'_>) -> Result<ContentReader, Error> {
+    file.content.open().map_err(|error| read_error(file, error))
 }
 
-impl<'a> VerifiedReader<'a> {
-    fn open(file: &'a Member<'a>) -> Result<Self, Error> {
-        let reader = file.content.open().map_err(|error| read_error(file, error))?;
-        Ok(VerifiedReader { file, reader, hasher: Hasher::new() })
-    }
-
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), Error> {
-        self.reader.read_exact(buffer).map_err(|error| read_error(self.file, error))?;
-        self.hasher.update(buffer);
-        Ok(())
-    }
-
-    fn finish(self) -> Result<(), Error> {
-        if self.hasher.finish() != self.file.content.digest {
-            return Err(Error::Changed { path: self.file.path.to_owned() });
-        }
-        Ok(())
-    }
+/// Fills `buffer` with what comes next of `file`.
+fn fill(file: &Member<'_>, reader: &mut ContentReader, buffer: &mut [u8]) -> Result<(), Error> {
+    reader.read_exact(buffer).map_err(|error| read_error(file, error))
 }
 
 fn read_error(file: &Member<'_>, source: io::Error) -> Error {
     let path = file.path.to_owned();
     match source.kind() {
-        io::ErrorKind::UnexpectedEof => Error::Changed { path },
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => Error::Changed { path },
         _ => Error::Read { path, source },
     }
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use ksos_formats::Digest;
+use proptest::prelude::*;
 
 use crate::tree::{Content, Entry, Meta, Node, Tree};
 
@@ -238,4 +239,51 @@ fn xattrs(place: &Path) -> BTreeMap<String, Vec<u8>> {
             (name, value)
         })
         .collect()
+}
+
+fn any_node() -> impl Strategy<Value = Node> {
+    let size = prop_oneof![0..200_usize, 3000..20_000_usize];
+    let content = (0..4_u32, size, any::<bool>()).prop_map(|(seed, size, holes)| {
+        let mut bytes = if seed < 2 { text(seed, size) } else { noise(seed, size) };
+        if holes {
+            bytes.iter_mut().skip(4096).take(5000).for_each(|byte| *byte = 0);
+        }
+        Node::File(Content::inline(bytes))
+    });
+    prop_oneof![
+        6 => content,
+        2 => Just(Node::Directory),
+        1 => "[a-z/.]{1,300}".prop_map(Node::Symlink),
+        1 => (0..4096_u32, 0..1_048_576_u32).prop_map(|(major, minor)| Node::CharacterDevice { major, minor }),
+        1 => (0..4096_u32, 0..1_048_576_u32).prop_map(|(major, minor)| Node::BlockDevice { major, minor }),
+        1 => Just(Node::Fifo),
+        1 => Just(Node::Socket),
+    ]
+}
+
+/// Any tree, with extended attributes where they are wanted. Those of `trusted.` can be on files of every kind.
+pub(crate) fn any_tree(xattrs: bool) -> impl Strategy<Value = Tree> {
+    let value = proptest::collection::vec(any::<u8>(), 0..300);
+    let attributes = proptest::collection::btree_map("trusted\\.[a-c]{1,9}", value, 0..if xattrs { 4 } else { 1 });
+    let meta = (0..0o10000_u32, 0..70_000_u32, 0..4_u32, 0..1_800_000_000_i64, attributes)
+        .prop_map(|(mode, uid, gid, mtime, xattrs)| Meta { mode, uid, gid, mtime, xattrs });
+    let path = proptest::collection::vec("[ab.-]{3,5}", 1..4).prop_map(|parts| parts.join("/"));
+    let entries = proptest::collection::vec((path, meta, any_node()), 0..60);
+    (entries, proptest::collection::vec("[c-d]{2}", 0..8)).prop_map(|(entries, links)| {
+        let mut tree = Tree::new(5);
+        for (path, meta, node) in entries {
+            // A path below a file, or with a component `...`-like oddity, is simply left out.
+            let _ = tree.insert(&path, Entry { meta, node });
+        }
+        let files: Vec<String> = tree
+            .iter()
+            .filter(|(_, entry)| matches!(entry.node, Node::File(_)))
+            .map(|(path, _)| path.to_owned())
+            .collect();
+        for (number, link) in links.iter().enumerate().filter(|_| !files.is_empty()) {
+            let target = files[number % files.len()].clone();
+            tree.insert(link, Entry { meta: Meta::root(0, 0), node: Node::HardLink(target) }).unwrap();
+        }
+        tree
+    })
 }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ksos_formats::Digest;
 use proptest::prelude::*;
 
-use super::testing::{EPOCH, Ignore, compare, everything, has_tool, is_root, noise, run, text};
+use super::testing::{EPOCH, Ignore, any_tree, compare, everything, has_tool, is_root, noise, run, text};
 use super::*;
 use crate::cache::Cache;
 use crate::tree::{Content, Entry, Location, Meta, Node};
@@ -481,55 +481,11 @@ fn a_full_disk_ends_the_write() {
     assert!(matches!(&error, Error::Write(error) if error.kind() == io::ErrorKind::StorageFull), "{error}");
 }
 
-fn any_node() -> impl Strategy<Value = Node> {
-    let size = prop_oneof![0..200_usize, 3000..20_000_usize];
-    let content = (0..4_u32, size, any::<bool>()).prop_map(|(seed, size, holes)| {
-        let mut bytes = if seed < 2 { text(seed, size) } else { noise(seed, size) };
-        if holes {
-            bytes.iter_mut().skip(4096).take(5000).for_each(|byte| *byte = 0);
-        }
-        Node::File(Content::inline(bytes))
-    });
-    prop_oneof![
-        6 => content,
-        2 => Just(Node::Directory),
-        1 => "[a-z/.]{1,300}".prop_map(Node::Symlink),
-        1 => (0..4096_u32, 0..1_048_576_u32).prop_map(|(major, minor)| Node::CharacterDevice { major, minor }),
-        1 => (0..4096_u32, 0..1_048_576_u32).prop_map(|(major, minor)| Node::BlockDevice { major, minor }),
-        1 => Just(Node::Fifo),
-        1 => Just(Node::Socket),
-    ]
-}
-
-fn any_tree() -> impl Strategy<Value = Tree> {
-    let meta = (0..0o10000_u32, 0..70_000_u32, 0..4_u32, 0..1_800_000_000_i64)
-        .prop_map(|(mode, uid, gid, mtime)| Meta { mode, uid, gid, mtime, xattrs: BTreeMap::new() });
-    let path = proptest::collection::vec("[ab.-]{3,5}", 1..4).prop_map(|parts| parts.join("/"));
-    let entries = proptest::collection::vec((path, meta, any_node()), 0..60);
-    (entries, proptest::collection::vec("[c-d]{2}", 0..8)).prop_map(|(entries, links)| {
-        let mut tree = Tree::new(5);
-        for (path, meta, node) in entries {
-            // A path below a file, or with a component `...`-like oddity, is simply left out.
-            let _ = tree.insert(&path, Entry { meta, node });
-        }
-        let files: Vec<String> = tree
-            .iter()
-            .filter(|(_, entry)| matches!(entry.node, Node::File(_)))
-            .map(|(path, _)| path.to_owned())
-            .collect();
-        for (number, link) in links.iter().enumerate().filter(|_| !files.is_empty()) {
-            let target = files[number % files.len()].clone();
-            tree.insert(link, Entry { meta: Meta::root(0, 0), node: Node::HardLink(target) }).unwrap();
-        }
-        tree
-    })
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_tree_comes_back(tree in any_tree()) {
+    fn any_tree_comes_back(tree in any_tree(true)) {
         if has_tool("unsquashfs") && is_root("restoring owners and devices") {
             let bytes = image(&tree, &options(Compression::Zstd(1), 4096));
             let root = ImageFile::new(&bytes);

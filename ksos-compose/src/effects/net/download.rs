@@ -69,7 +69,9 @@ impl Downloader {
     /// # Errors
     /// [`FetchError`].
     pub fn blob_as(&self, request: &Request<'_>, manner: Manner<'_>, cancel: &AtomicBool) -> Result<Blob, FetchError> {
-        let cached = || request.digest.and_then(|digest| self.cache.blob(&digest, request.size));
+        // Damaged is missing: the rename of a new one replaces it.
+        let whole = |blob: &Blob| crate::cache::gc::is_whole(&blob.path);
+        let cached = || request.digest.and_then(|digest| self.cache.blob(&digest, request.size)).filter(whole);
         if let Some(blob) = cached() {
             return Ok(blob);
         }
@@ -206,12 +208,13 @@ impl<'a> Transfer<'a> {
     fn give_up(&self, candidates: Vec<Candidate<'_>>) -> FetchError {
         let name = self.request.name.to_owned();
         let missing = |candidate: &Candidate<'_>| matches!(candidate.failure, Some(Failure::NotFound(_)));
-        if !candidates.is_empty() && candidates.iter().all(missing) {
+        let missing_somewhere = candidates.iter().any(missing);
+        if missing_somewhere && candidates.iter().all(missing) {
             return FetchError::NotFound { name, urls: candidates.iter().map(|c| redact(c.text)).collect() };
         }
         let why = |candidate: &Candidate<'_>| candidate.failure.as_ref().map_or_else(String::new, ToString::to_string);
         let failures = candidates.iter().map(|candidate| (redact(candidate.text), why(candidate))).collect();
-        FetchError::Unreachable { name, failures }
+        FetchError::Unreachable { name, failures, missing: missing_somewhere }
     }
 
     fn check_cancelled(&self) -> Result<(), FetchError> {

@@ -64,6 +64,8 @@ pub enum FetchError {
         name: String,
         /// URL and cause.
         failures: Vec<(String, String)>,
+        /// Whether one of them answered that there is no such file.
+        missing: bool,
     },
     /// `--offline` forbids the network and the cache does not have it.
     #[error("{name} is not in the cache and the network is not allowed")]

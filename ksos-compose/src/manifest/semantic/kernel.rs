@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use ksos_formats::layout;
 
 use super::super::check::suggest;
+use super::super::cmdline;
 use super::super::diagnostic::{Code, Span};
 use super::super::node::Node;
 use super::super::types::{ModulePattern, RequiredOption};
@@ -15,23 +16,7 @@ const SET_BY_LOADER: [&str; 4] = [layout::PARAM_SLOT, layout::PARAM_ESP, "BOOT_I
 /// Parameters of the runtime that a manifest may state, with their values.
 const RUNTIME_PARAMETERS: [(&str, &[&str]); 1] = [(layout::PARAM_ROOT, &["slot", "ram"])];
 /// Parameters that the runtime's initramfs does not look at: it finds the root file system by itself.
-const WITHOUT_EFFECT: [&str; 9] =
-    ["root", "rootfstype", "rootflags", "rootdelay", "rootwait", "ro", "rw", "init", "resume"];
-/// Parameters that the kernel takes several times (Linux `Documentation/admin-guide/kernel-parameters.txt`).
-const REPEATABLE: [&str; 12] = [
-    "console",
-    "earlycon",
-    "hugepages",
-    "hugepagesz",
-    "memmap",
-    "pci",
-    "acpi_osi",
-    "dyndbg",
-    "initcall_blacklist",
-    "netconsole",
-    "video",
-    "clocksource",
-];
+const WITHOUT_EFFECT: [&str; 5] = ["rootdelay", "rootwait", "ro", "rw", "resume"];
 
 pub(super) fn check(context: &mut Context<'_>) {
     let Some(kernel) = context.tree.get("kernel") else { return };
@@ -51,11 +36,7 @@ fn check_cmdline(context: &mut Context<'_>, list: Option<&Node>) {
         }
         let (name, value) = item.split_once('=').map_or((item, None), |(name, value)| (name, Some(value)));
         check_parameter(context, name, value, span);
-        // Linux `kernel/params.c`, `dash2underscore`: the two are the same in names.
-        let plain = name.replace('-', "_");
-        let repeatable = REPEATABLE.contains(&name) || plain.ends_with(".dyndbg");
-        let key = if repeatable { item.to_owned() } else { plain };
-        if let Some((first, place)) = seen.insert(key, (item.to_owned(), span)) {
+        if let Some((first, place)) = seen.insert(cmdline::identity(item), (item.to_owned(), span)) {
             let message = match first == item {
                 true => format!("\"{item}\" is on the kernel command line twice"),
                 false => format!("\"{name}\" is on the kernel command line twice, with different values"),
@@ -68,6 +49,9 @@ fn check_cmdline(context: &mut Context<'_>, list: Option<&Node>) {
 fn check_parameter(context: &mut Context<'_>, name: &str, value: Option<&str>, span: Span) {
     if SET_BY_LOADER.contains(&name) {
         let message = format!("the boot loader sets the kernel parameter \"{name}\"");
+        context.error(Code::KernelParameter, span, message, "cannot be stated");
+    } else if let Some(reason) = cmdline::forbidden(name) {
+        let message = format!("the kernel parameter \"{name}\" must not be given: {reason}");
         context.error(Code::KernelParameter, span, message, "cannot be stated");
     } else if WITHOUT_EFFECT.contains(&name) {
         let message = format!("the kernel parameter \"{name}\" has no effect: the initramfs finds the root itself");

@@ -111,7 +111,7 @@ fn adding_what_is_there_is_a_warning() {
 
 #[test]
 fn odd_things_are_warnings() {
-    let text = "extends = \"base.toml\"\n[kernel]\ncmdline = [\"root=/dev/sda\"]\nmodules = [\"a\", \"a\"]\n\
+    let text = "extends = \"base.toml\"\n[kernel]\ncmdline = [\"rootwait\"]\nmodules = [\"a\", \"a\"]\n\
                 [components.x]\nsource = \"http\"\nurl = \"https://example.com/\"\nversion = \"1\"\ninto = \"none\"\n";
     let loaded = loaded(&[("main.toml", text)]);
     let codes: Vec<Code> = loaded.warnings.iter().map(|warning| warning.code).collect();

@@ -138,8 +138,6 @@ fn ext4_options(plan: &Plan, slot: &PartitionPlan) -> ext4::Options {
     // A slot is written once as a whole and mounted read-only: a journal would only take space.
     options.journal = Some(0);
     options.inodes = Some(128);
-    // The contents come from the cache and were hashed when they went in.
-    options.verify_content = false;
     options
 }
 

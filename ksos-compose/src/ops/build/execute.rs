@@ -9,11 +9,11 @@ use ksos_formats::layout;
 
 use super::images::image_error;
 use super::outputs::image_layout;
-use super::resolve::{Project, cargo_build};
+use super::resolve::Project;
 use super::root::{self, CarriedImage, Pieces};
 use super::{initramfs, proof};
 use crate::artifact::{squashfs, verity};
-use crate::cache::{Blob, Cache};
+use crate::cache::{Blob, Cache, gc};
 use crate::effects::clock;
 use crate::effects::fs::{self, Context};
 use crate::effects::net::{Fetch, FetchError, Request};
@@ -23,17 +23,13 @@ use crate::manifest::{self, Manifest, ModulePattern, PartitionRole};
 use crate::oci;
 use crate::oci::document::ImageBlob;
 use crate::ops::{OpError, Session};
-use crate::plan::{
-    Download, ImageSource, KernelBuildBase, KernelTask, Part, Plan, Program, Resolved, ResolvedImage, Selection, Task,
-    identity,
-};
+use crate::plan::{Download, ImageSource, Part, Plan, Resolved, ResolvedImage, Selection, Task, identity};
 use crate::proof::{Finding, Place};
 use crate::sbom;
 use crate::source;
 use crate::source::apt::{self, deb};
 use crate::source::archive::select::{Install, SelectRules, select};
 use crate::source::archive::{self, Limits, Owner, Policy};
-use crate::source::cargo::{self, CargoError};
 use crate::source::oci::ImageError;
 use crate::tree::index::TreeIndex;
 use crate::tree::{Content, Entry, Meta, Node, Tree};
@@ -43,73 +39,23 @@ const POLICY: Policy = Policy { allow_devices: false, allow_setid: true, owner: 
 
 /// Executes the plan of one image.
 pub struct Executor<'a> {
-    session: &'a Session,
+    pub(super) session: &'a Session,
     pub(super) project: &'a Project,
     pub(super) cache: &'a Cache,
-    manifest: &'a Manifest,
+    pub(super) manifest: &'a Manifest,
     pub(super) plan: &'a Plan,
     /// Compressed blocks of earlier builds are not used.
     fresh: bool,
 }
 
 /// Inputs of a running step: outputs of steps by step name.
-type StepOutputs = BTreeMap<String, Outputs>;
+pub(super) type StepOutputs = BTreeMap<String, Outputs>;
 
 impl Execute for Executor<'_> {
     type Error = OpError;
 
     fn run(&self, step: &Step, _: &Description, inputs: &StepOutputs) -> Result<Outputs, OpError> {
-        match &self.plan.tasks[&step.name] {
-            Task::Fetch(download) => Ok([("blob".to_owned(), self.download(step, download)?)].into()),
-            Task::UnpackPackage { name } => self.unpack_package(name, &self.blob(step, "blob", inputs)),
-            Task::Unpack { name, file_name, format, path } => {
-                let path = match path {
-                    Some(path) => self.take(path, &step.inputs["blob"])?,
-                    None => self.blob(step, "blob", inputs).path,
-                };
-                match format {
-                    None => self.unpack_package(name, &Blob { path, ..self.placeholder() }),
-                    Some(format) => {
-                        let unpacked =
-                            archive::unpack_as(self.cache, &path, file_name, *format, &POLICY, &Limits::default())?;
-                        self.store(&unpacked)
-                    }
-                }
-            }
-            Task::UnpackTinyCore { name, kind, path } => {
-                let path = match path {
-                    Some(path) => self.take(path, &step.inputs["blob"])?,
-                    None => self.blob(step, "blob", inputs).path,
-                };
-                let unpacked = source::tinycore::unpack(self.cache, &path, name, *kind);
-                let component = step.name.split(' ').nth(1).unwrap_or_default().to_owned();
-                self.store(&unpacked.map_err(|source| OpError::TinyCore { component, source: Box::new(source) })?)
-            }
-            Task::KernelBuild(task) => self.kernel_build(step, task, inputs),
-            Task::Cargo(program) => Ok([("binary".to_owned(), self.cargo(program)?)].into()),
-            Task::KernelIndex(part) => {
-                let tree = self.part(step, part, inputs)?;
-                let index = kernel::index(&tree, &kernel::KernelFiles::find(&tree)?)?;
-                Ok([("modules".to_owned(), graph::json_blob(self.cache, &index)?)].into())
-            }
-            Task::Modules(task) => self.modules(step, task, inputs),
-            Task::FetchImageBlob { name, image, blob } => self.fetch_image_blob(name, image, blob),
-            Task::TakeImage { name, image } => self.take_image(name, image),
-            Task::ContainerImage { reference, image, part, .. } => {
-                self.container_image(step, reference, image, part, inputs)
-            }
-            Task::Root { parts, kernel, runtime } => self.root(step, parts, kernel, runtime, inputs),
-            Task::SystemImage { parts, command } => self.system_image(step, parts, command, inputs),
-            Task::InitramfsBase { runtime } => {
-                let runtime = self.part(step, runtime, inputs)?;
-                let modules = self.index(&self.blob(step, "kernel modules", inputs))?;
-                let tree = initramfs::base(&runtime, modules, self.plan.image.epoch)?;
-                let (blob, unpacked) = initramfs::write(self.cache, &tree, self.plan.image.epoch, self.session.jobs)?;
-                let unpacked = graph::json_blob(self.cache, &unpacked)?;
-                Ok([("initramfs".to_owned(), blob), ("unpacked".to_owned(), unpacked)].into())
-            }
-            Task::Initramfs => self.initramfs(step, inputs),
-        }
+        self.work(step, inputs).map_err(|error| self.session.mend(inputs, error))
     }
 
     fn already_there(&self, step: &Step) -> Option<Outputs> {
@@ -150,6 +96,61 @@ impl<'a> Executor<'a> {
         Executor { session, project, cache: &session.cache, manifest: project.manifest(), plan, fresh }
     }
 
+    /// Does what a step is for.
+    fn work(&self, step: &Step, inputs: &StepOutputs) -> Result<Outputs, OpError> {
+        match &self.plan.tasks[&step.name] {
+            Task::Fetch(download) => Ok([("blob".to_owned(), self.download(step, download)?)].into()),
+            Task::UnpackPackage { name } => self.unpack_package(name, &self.whole(step, "blob", inputs)?),
+            Task::Unpack { name, file_name, format, path } => {
+                let path = match path {
+                    Some(path) => self.take(path, &step.inputs["blob"])?,
+                    None => self.whole(step, "blob", inputs)?.path,
+                };
+                match format {
+                    None => self.unpack_package(name, &Blob { path, ..self.placeholder() }),
+                    Some(format) => {
+                        let unpacked =
+                            archive::unpack_as(self.cache, &path, file_name, *format, &POLICY, &Limits::default())?;
+                        self.store(&unpacked)
+                    }
+                }
+            }
+            Task::UnpackTinyCore { name, kind, path } => {
+                let path = match path {
+                    Some(path) => self.take(path, &step.inputs["blob"])?,
+                    None => self.whole(step, "blob", inputs)?.path,
+                };
+                let unpacked = source::tinycore::unpack(self.cache, &path, name, *kind);
+                let component = step.name.split(' ').nth(1).unwrap_or_default().to_owned();
+                self.store(&unpacked.map_err(|source| OpError::TinyCore { component, source: Box::new(source) })?)
+            }
+            Task::KernelBuild(task) => self.kernel_build(step, task, inputs),
+            Task::Cargo(program) => Ok([("binary".to_owned(), self.cargo(program)?)].into()),
+            Task::KernelIndex(part) => {
+                let tree = self.part(step, part, inputs)?;
+                let index = kernel::index(&tree, &kernel::KernelFiles::find(&tree)?)?;
+                Ok([("modules".to_owned(), graph::json_blob(self.cache, &index)?)].into())
+            }
+            Task::Modules(task) => self.modules(step, task, inputs),
+            Task::FetchImageBlob { name, image, blob } => self.fetch_image_blob(name, image, blob),
+            Task::TakeImage { name, image } => self.take_image(name, image),
+            Task::ContainerImage { reference, image, part, .. } => {
+                self.container_image(step, reference, image, part, inputs)
+            }
+            Task::Root { parts, kernel, runtime } => self.root(step, parts, kernel, runtime, inputs),
+            Task::SystemImage { parts, command } => self.system_image(step, parts, command, inputs),
+            Task::InitramfsBase { runtime } => {
+                let runtime = self.part(step, runtime, inputs)?;
+                let modules = self.index(&self.blob(step, "kernel modules", inputs))?;
+                let tree = initramfs::base(&runtime, modules, self.plan.image.epoch)?;
+                let (blob, unpacked) = initramfs::write(self.cache, &tree, self.plan.image.epoch, self.session.jobs)?;
+                let unpacked = graph::json_blob(self.cache, &unpacked)?;
+                Ok([("initramfs".to_owned(), blob), ("unpacked".to_owned(), unpacked)].into())
+            }
+            Task::Initramfs => self.initramfs(step, inputs),
+        }
+    }
+
     /// Returns the tree of a component once every step is done.
     ///
     /// # Errors
@@ -177,8 +178,13 @@ impl<'a> Executor<'a> {
         if let Some(package) = &download.package {
             let component = package.component.clone();
             let repository = &self.project.repositories[&package.pinned.repository];
-            return apt::pool::fetch(fetch, &package.pinned, repository, &component, clock::now_seconds())
-                .map_err(|source| OpError::Package { component, source: Box::new(source) });
+            return apt::pool::fetch(fetch, &package.pinned, repository, &component, clock::now_seconds()).map_err(
+                |source| OpError::Package {
+                    component,
+                    manifest: self.project.target.manifest.clone(),
+                    source: Box::new(source),
+                },
+            );
         }
         let component = step.name.trim_start_matches("fetch ").to_owned();
         let request = Request {
@@ -189,93 +195,6 @@ impl<'a> Executor<'a> {
             limit: download.limit,
         };
         fetch.blob(&request).map_err(|source| OpError::Fetch { component, source })
-    }
-
-    /// Fetches what building a program needs: crates, and Debian's cross toolchain where it is used.
-    ///
-    /// # Errors
-    /// When they cannot be had.
-    pub fn prefetch(&self, program: &Program) -> Result<(), OpError> {
-        self.with_toolchain(program, cargo::fetch)
-    }
-
-    fn with_toolchain<T>(
-        &self,
-        program: &Program,
-        work: impl FnOnce(&cargo::Build<'_>, &cargo::toolchain::Toolchain) -> Result<T, CargoError>,
-    ) -> Result<T, OpError> {
-        let environment = self.session.environment.pairs();
-        let directory = self.cache.bucket("cargo");
-        let build = cargo_build(program, self.plan.image.arch, &environment, &directory, self.project.offline);
-        let result = cargo::toolchain::installed(&build).and_then(|installed| match installed {
-            Some(toolchain) => work(&build, &toolchain),
-            None => work(&build, &self.cross_toolchain(&build)?),
-        });
-        result.map_err(|source| OpError::Cargo { component: program.component.clone(), source: Box::new(source) })
-    }
-
-    fn cargo(&self, program: &Program) -> Result<Blob, OpError> {
-        let built = self.with_toolchain(program, |build, toolchain| cargo::build(build, toolchain, &|_| {}))?;
-        let mut writer = self.cache.writer()?;
-        std::io::copy(&mut fs::open(&built.path)?, &mut writer).context("copy", &built.path)?;
-        let blob = writer.commit()?;
-        if blob.digest != built.digest {
-            return Err(OpError::Changed { path: built.path });
-        }
-        Ok(blob)
-    }
-
-    /// Builds a kernel from the source that a component has.
-    fn kernel_build(&self, step: &Step, task: &KernelTask, inputs: &StepOutputs) -> Result<Outputs, OpError> {
-        let KernelTask { build, source, base } = task;
-        let base = match (&build.base, base) {
-            (KernelBuildBase::Known(base), _) => base.clone(),
-            (KernelBuildBase::Component(_), part) => {
-                let tree = self.part(step, part.as_ref().unwrap_or(&Part::default()), inputs)?;
-                let (name, text) = kernel::KernelFiles::find(&tree)?.read_config_text(&tree)?;
-                source::kernel::Base::Text(source::kernel::Fragment { name, text })
-            }
-        };
-        // A kernel that is not the image's own may be anything.
-        let required = match build.component == self.manifest.kernel.component {
-            true => proof::requirements(self.manifest, &self.project.required_options)?,
-            false => Vec::new(),
-        };
-        let environment = self.session.environment.pairs();
-        let wanted = source::kernel::Build {
-            source: &self.part(step, source, inputs)?,
-            base: &base,
-            fragments: &build.fragments,
-            required: &required,
-            arch: self.plan.image.arch,
-            compiler: build.compiler,
-            component: &build.component,
-            cache: self.cache,
-            environment: &environment,
-            jobs: self.session.jobs,
-        };
-        let component = &build.component;
-        let built = source::kernel::build(&wanted, &mut |_| {})
-            .map_err(|source| OpError::KernelBuild { component: component.clone(), source: Box::new(source) })?;
-        let note = |text: &str| self.session.reporter.note(&format!("component {component}: {text}"));
-        built.notes.iter().for_each(|text| note(text));
-        note(&format!("kernel {} built in {} s", built.release, built.seconds));
-        self.store(&built.unpacked)
-    }
-
-    /// Returns Debian's cross toolchain, fetched on first use.
-    fn cross_toolchain(&self, build: &cargo::Build<'_>) -> Result<cargo::toolchain::Toolchain, CargoError> {
-        let host = apt::mirror::host_uris(std::path::Path::new("/etc/apt"));
-        let repositories = cargo::debian::repositories(self.session.environment.apt_mirror.as_deref(), &host);
-        let target = || cargo::toolchain::gnu_target(build.arch);
-        let repositories =
-            repositories.map_err(|source| CargoError::Packages { target: target(), source: Box::new(source) })?;
-        let packages = cargo::debian::Packages {
-            fetch: &self.project.fetch,
-            repositories: &repositories,
-            now: clock::now_seconds(),
-        };
-        cargo::debian::toolchain(build, &packages, false)
     }
 
     /// Copies a local file into the cache, so that what is unpacked is what was hashed.
@@ -301,11 +220,17 @@ impl<'a> Executor<'a> {
         }
     }
 
+    /// Returns the blob that an input of `step` names, after a look at all of it: no archive format notices all damage.
+    fn whole(&self, step: &Step, name: &str, inputs: &StepOutputs) -> Result<Blob, OpError> {
+        let blob = self.blob(step, name, inputs);
+        if gc::is_whole(&blob.path) { Ok(blob) } else { Err(OpError::IndexLost { digest: blob.digest }) }
+    }
+
     fn index(&self, blob: &Blob) -> Result<Tree, OpError> {
         archive::load(self.cache, &blob.digest).ok_or(OpError::IndexLost { digest: blob.digest })
     }
 
-    fn store(&self, unpacked: &archive::Unpacked) -> Result<Outputs, OpError> {
+    pub(super) fn store(&self, unpacked: &archive::Unpacked) -> Result<Outputs, OpError> {
         let index = unpacked.store(self.cache)?;
         Ok([("index".to_owned(), index), ("pack".to_owned(), unpacked.pack.blob.clone())].into())
     }
@@ -319,7 +244,7 @@ impl<'a> Executor<'a> {
     }
 
     /// Returns the tree of a component: its pieces merged, then what the manifest selects.
-    fn part(&self, step: &Step, part: &Part, inputs: &StepOutputs) -> Result<Tree, OpError> {
+    pub(super) fn part(&self, step: &Step, part: &Part, inputs: &StepOutputs) -> Result<Tree, OpError> {
         let Part { name, inputs: pieces, selection, program } = part;
         let epoch = self.plan.image.epoch;
         if let Some(place) = program {
@@ -366,8 +291,9 @@ impl<'a> Executor<'a> {
     /// # Errors
     /// When the cache lost it.
     pub fn json<T: serde::de::DeserializeOwned>(&self, blob: &Blob) -> Result<T, OpError> {
-        let bytes = fs::read(&blob.path, 1 << 30)?;
-        serde_json::from_slice(&bytes).map_err(|_| OpError::IndexLost { digest: blob.digest })
+        let bytes = blob.read(1 << 30).ok();
+        let value = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        value.ok_or(OpError::IndexLost { digest: blob.digest })
     }
 
     fn container_image(
@@ -608,7 +534,8 @@ impl<'a> Executor<'a> {
         };
         let base = self.blob(step, "base", inputs);
         let mut writer = self.cache.writer()?;
-        let mut file = fs::open(&base.path)?;
+        let file = Content::host_file(base.path.clone(), base.digest, base.size);
+        let mut file = file.open().context("open", &base.path)?;
         std::io::copy(&mut file, &mut writer).context("copy", &base.path)?;
         let segment = initramfs::boot_config(&config, self.plan.image.epoch)?;
         writer.write_all(&segment).context("write", &base.path)?;

@@ -10,6 +10,7 @@
 //! ```
 
 mod bios;
+mod compile;
 pub mod disk;
 mod execute;
 mod images;
@@ -43,6 +44,9 @@ use execute::Executor;
 pub use remote::{Moved, pull_cache, push_cache};
 pub use resolve::Project;
 use stamp::{Stamp, Watch};
+
+/// How often damage in the cache is mended in one build. More than that is a failing disk or memory.
+const MENDINGS: u32 = 3;
 
 /// How to build.
 #[derive(Debug, Clone)]
@@ -171,6 +175,10 @@ pub fn build(session: &Session, targets: &[Target], options: &Options) -> Vec<Re
             session.reporter.note(&format!("warning: the remote cache lost {step}; building without it"));
             build_one(&session.without_remote(), target, options)
         }
+        Err(error @ OpError::Damaged { .. }) => {
+            session.reporter.note(&format!("warning: {error}; made or fetched again"));
+            build_one(session, target, options)
+        }
         result => result,
     });
     let mut results = results.into_iter().map(|built| signed(session, built?, &keys)).collect::<Vec<_>>();
@@ -284,7 +292,8 @@ fn build_project(
     let (plan, execution) = execute_plan(session, project, options.fresh, false)?;
     let directory = session.environment.directory.join(&options.out);
     supply::begin(session, &plan, &directory)?;
-    let made = outputs::write(session, project, (&plan, &execution.outputs), options)?;
+    let made = outputs::write(session, project, (&plan, &execution.outputs), options)
+        .map_err(|error| session.mend(&execution.outputs, error))?;
     plan.artifacts.iter().for_each(|artifact| watch.output(&directory.join(&artifact.file_name)));
     plan.release.iter().for_each(|release| watch.release(&directory.join(&release.directory_name)));
     note_missing_release(session, project, &plan);
@@ -384,20 +393,45 @@ fn execute_plan(
     let executor = Executor::new(session, project, &plan, fresh);
     let needed = if dry_run { BTreeSet::new() } else { remote::needed(&plan, project) };
     let options = graph::Options { jobs: session.jobs, downloads: 8, fresh, dry_run, needed };
-    let execution = loop {
-        match graph::execute(&session.cache, &plan.steps, &last, &executor, &options) {
-            // The step's own result is recorded now, so that this ends.
-            Err(graph::GraphError::Diverged { step }) => {
-                session.reporter.note(&format!("warning: {step} gives something else here than in the remote cache"));
-            }
-            result => break result?,
-        }
-    };
+    let execution = run_steps(session, &executor, &plan.steps, &last, &options)?;
     let _ = project.from_remote.set(execution.elsewhere.iter().cloned().collect());
     if !dry_run {
         let _ = execution.history.save(&session.cache, &project.history_scope());
     }
     Ok((plan, execution))
+}
+
+/// Runs steps, again where what stood in the way is gone.
+fn run_steps(
+    session: &Session,
+    executor: &Executor<'_>,
+    steps: &[graph::Step],
+    last: &History,
+    options: &graph::Options,
+) -> Result<Execution, OpError> {
+    let mut mended = 0;
+    loop {
+        match graph::execute(&session.cache, steps, last, executor, options) {
+            // The step's own result is recorded now, so that this ends.
+            Err(graph::GraphError::Diverged { step }) => {
+                session.reporter.note(&format!("warning: {step} gives something else here than in the remote cache"));
+            }
+            // What was damaged is gone: it is made or fetched again.
+            Err(graph::GraphError::Steps(failures)) if mended < MENDINGS && note_damage(session, &failures) => {
+                mended += 1;
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
+/// Says that steps failed because of damage in the cache, if they did.
+fn note_damage(session: &Session, failures: &[(String, OpError)]) -> bool {
+    let Some((_, error)) = failures.iter().find(|(_, error)| matches!(error, OpError::Damaged { .. })) else {
+        return false;
+    };
+    session.reporter.note(&format!("warning: {error}; made or fetched again"));
+    true
 }
 
 /// Returns the plan of every target.
@@ -474,8 +508,7 @@ pub fn fetch(session: &Session, targets: &[Target], lock: LockMode) -> Result<Ve
         let executor = Executor::new(session, &project, &plan, false);
         let needed = plan.steps.iter().map(|step| step.name.clone()).collect();
         let options = graph::Options { jobs: session.jobs, downloads: 8, fresh: false, dry_run: false, needed };
-        let execution = graph::execute(&session.cache, &plan.steps, &History::default(), &executor, &options);
-        let execution = execution?;
+        let execution = run_steps(session, &executor, &plan.steps, &History::default(), &options)?;
         for component in project.components.values() {
             if let plan::Resolved::Program(program) = &component.content {
                 executor.prefetch(program)?;

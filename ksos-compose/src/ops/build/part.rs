@@ -74,10 +74,11 @@ fn build_one(
     let execution = execute(session, &project, &plan, options)?;
     let mut artifacts = Vec::new();
     for kind in kinds {
-        let content = content(*kind, session, &project, &plan, &execution)?;
+        let mend = |error| session.mend(&execution.outputs, error);
+        let content = content(*kind, session, &project, &plan, &execution).map_err(mend)?;
         let name = format!("{}-{}-{}.{}", plan.image.name, plan.image.version, plan.image.arch, kind.suffix());
         let path = session.environment.directory.join(&options.out).join(&name);
-        write(&content, &path)?;
+        write(&content, &path).map_err(mend)?;
         let sha256 = options.hash.then(|| hash(&path)).transpose()?;
         let (size, allocated) = sizes(&path)?;
         let (format, path) = (kind.format().to_owned(), options.out.join(name));
@@ -138,7 +139,7 @@ fn execute(session: &Session, project: &Project, plan: &Plan, options: &Options)
     let executor = Executor::new(session, project, plan, options.fresh);
     let needed = plan.steps.iter().map(|step| step.name.clone()).collect();
     let limits = graph::Options { jobs: session.jobs, downloads: 8, fresh: options.fresh, dry_run: false, needed };
-    Ok(graph::execute(&session.cache, &plan.steps, &last, &executor, &limits)?)
+    super::run_steps(session, &executor, &plan.steps, &last, &limits)
 }
 
 fn content(

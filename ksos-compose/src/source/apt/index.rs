@@ -141,6 +141,11 @@ fn fetch_release(fetch: &dyn Fetch, repository: &Repository, suite: &str, now: u
                 failures.extend(causes);
                 continue;
             }
+            // This mirror does not carry the suite; another may.
+            Err(FetchError::NotFound { urls, .. }) => {
+                failures.extend(urls.into_iter().map(|url| (url, "there is no such file".to_owned())));
+                continue;
+            }
             Err(error) => return Err(error.into()),
         };
         let [url] = urls;

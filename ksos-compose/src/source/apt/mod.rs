@@ -83,15 +83,15 @@ pub enum AptError {
         /// What is wrong.
         source: packages::PackagesError,
     },
-    /// A locked package is on no mirror any more.
-    #[error("package {} {} ({}) is gone from every mirror of {}; {}", package.name, package.version, package.path, package.repository, now_there(now, component))]
+    /// A locked package is on no mirror any more, or on none that can be reached.
+    #[error("package {} {} ({}) is {}", package.name, package.version, package.path, gone(&package.repository, now, failures))]
     Gone {
         /// The package as it is locked.
         package: Box<Pinned>,
-        /// The component that it is locked for.
-        component: String,
         /// The versions there now, with their suites.
         now: Vec<String>,
+        /// Each URL and why it failed, when not every mirror could be asked.
+        failures: Vec<(String, String)>,
     },
 }
 
@@ -102,9 +102,13 @@ fn list(failures: &[(String, String)]) -> String {
     failures.iter().map(|(url, why)| format!("\n  {url}: {why}")).collect()
 }
 
-fn now_there(now: &[String], component: &str) -> String {
-    match now {
+fn gone(repository: &str, now: &[String], failures: &[(String, String)]) -> String {
+    let now = match now {
         [] => "its index has no version of it now".to_owned(),
-        versions => format!("there is {} now, and `ksos-compose update {component}` takes it", versions.join(", ")),
+        versions => format!("there is {} now", versions.join(", ")),
+    };
+    if failures.is_empty() {
+        return format!("gone from every mirror of {repository}; {now}");
     }
+    format!("no longer in the index of {repository}, and no mirror that answers has it; {now}:{}", list(failures))
 }

@@ -17,7 +17,8 @@ pub fn urls(package: &Pinned, mirrors: &[String]) -> Vec<String> {
 /// Fetches `package`, locked for `component`, from `repository`. `now` is in seconds since 1970.
 ///
 /// # Errors
-/// [`AptError::Gone`] when no mirror has it and the archive's present index does not list it; else [`AptError::Fetch`].
+/// [`AptError::Gone`] when no mirror has it, at least one says so, and the archive's present index does not list it;
+/// else [`AptError::Fetch`].
 pub fn fetch(
     fetch: &dyn Fetch,
     package: &Pinned,
@@ -31,20 +32,15 @@ pub fn fetch(
     let request = Request { name: &name, urls: &urls, digest, size, limit: package.size };
     match fetch.blob(&request) {
         Ok(blob) => Ok(blob),
-        Err(error @ FetchError::Unreachable { .. }) => Err(explain(error, fetch, package, repository, component, now)),
+        Err(error @ (FetchError::NotFound { .. } | FetchError::Unreachable { missing: true, .. })) => {
+            Err(explain(error, fetch, package, repository, now))
+        }
         Err(error) => Err(error.into()),
     }
 }
 
 /// Turns a failed download into [`AptError::Gone`] if the present index shows that this is the reason.
-fn explain(
-    error: FetchError,
-    fetch: &dyn Fetch,
-    package: &Pinned,
-    repository: &Repository,
-    component: &str,
-    now: u64,
-) -> AptError {
+fn explain(error: FetchError, fetch: &dyn Fetch, package: &Pinned, repository: &Repository, now: u64) -> AptError {
     let architecture = match package.architecture.as_str() {
         // Packages for all architectures stand in every index; any Debian suite has amd64.
         "all" => "amd64",
@@ -53,8 +49,11 @@ fn explain(
     match load(fetch, std::slice::from_ref(repository), &[architecture], now) {
         Ok(archive) if !lists(&archive, package) => AptError::Gone {
             package: Box::new(package.clone()),
-            component: component.to_owned(),
             now: versions(&archive, &package.name),
+            failures: match error {
+                FetchError::Unreachable { failures, .. } => failures,
+                _ => Vec::new(),
+            },
         },
         // The index cannot be had either, or it lists the package: the download's own failure says more.
         _ => error.into(),

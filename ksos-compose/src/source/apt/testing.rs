@@ -242,15 +242,24 @@ impl MemoryFetch {
 
     fn try_urls(&self, request: &Request<'_>, good: impl Fn(&[u8]) -> bool) -> Result<&[u8], FetchError> {
         let mut failures = Vec::new();
+        let mut missing = 0;
         for url in request.urls {
             self.log.lock().unwrap().push(url.clone());
             match self.files.get(url) {
                 Some(bytes) if good(bytes) && bytes.len() as u64 <= request.limit => return Ok(bytes),
                 Some(_) => failures.push((url.clone(), "wrong digest".to_owned())),
-                None => failures.push((url.clone(), "404 Not Found".to_owned())),
+                None => {
+                    failures.push((url.clone(), "404 Not Found".to_owned()));
+                    missing += 1;
+                }
             }
         }
-        Err(FetchError::Unreachable { name: request.name.to_owned(), failures })
+        // As the downloader tells it.
+        let name = request.name.to_owned();
+        if missing > 0 && missing == request.urls.len() {
+            return Err(FetchError::NotFound { name, urls: request.urls.to_vec() });
+        }
+        Err(FetchError::Unreachable { name, failures, missing: missing > 0 })
     }
 }
 
@@ -353,7 +362,7 @@ impl NetFetch {
                 Err(error) => failures.push((url.clone(), error.to_string())),
             }
         }
-        Err(FetchError::Unreachable { name: request.name.to_owned(), failures })
+        Err(FetchError::Unreachable { name: request.name.to_owned(), failures, missing: false })
     }
 }
 

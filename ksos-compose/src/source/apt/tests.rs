@@ -7,6 +7,9 @@ use pgp::packet::SignatureType;
 use super::testing::*;
 use super::*;
 use crate::effects::net::Fetch;
+use crate::effects::net::tests::server::{Server, reply};
+use crate::effects::net::tests::{Fixture, quick};
+use crate::ops::OpError;
 
 const MIRROR: &str = "http://mirror.test/debian";
 
@@ -218,14 +221,14 @@ fn a_package_that_is_gone_says_what_is_there_now() {
     // The index still lists it: the download's failure stands.
     let error = try_fetch(&fetch).unwrap_err();
     assert!(matches!(error, AptError::Fetch(_)), "{error}");
-    let urls = format!("{MIRROR}/pool/runc_1.1.12_amd64.deb: 404 Not Found");
+    let urls = format!("{MIRROR}/pool/runc_1.1.12_amd64.deb");
     assert!(error.to_string().contains(&urls), "{error}");
 
     new.serve(&mut fetch, MIRROR, key.sign(&new.release(), Signing::default()));
     assert_eq!(
         try_fetch(&fetch).unwrap_err().to_string(),
         "package runc 1.1.12 (pool/runc_1.1.12_amd64.deb) is gone from every mirror of debian; there is 1.2 (trixie), \
-         1.1.15 (trixie) now, and `ksos-compose update runtime` takes it"
+         1.1.15 (trixie) now"
     );
     let none = Suite::new("trixie", stanza("crun", "1", "amd64", ""));
     none.serve(&mut fetch, MIRROR, key.sign(&none.release(), Signing::default()));
@@ -234,6 +237,55 @@ fn a_package_that_is_gone_says_what_is_there_now() {
 
     fetch.files.insert("http://b.test/debian/pool/runc_1.1.12_amd64.deb".to_owned(), b"runc_1.1.12_amd64".to_vec());
     assert_eq!(try_fetch(&fetch).unwrap().digest, pinned.sha256);
+}
+
+/// A mirror that serves these files, by path, over HTTP.
+fn mirror(files: &MemoryFetch) -> Server {
+    let files = files.files.clone();
+    Server::start(move |seen, stream| match files.get(seen.target()) {
+        Some(bytes) => reply(stream, 200, &[], bytes),
+        None => reply(stream, 404, &[], b"not here"),
+    })
+}
+
+#[test]
+fn the_downloader_tells_gone_everywhere_from_gone_where_it_can_look() {
+    let key = TestKey::new("one");
+    let mut old = MemoryFetch::new();
+    let mut now = MemoryFetch::new();
+    for (fetch, version) in [(&mut old, "1.1.12"), (&mut now, "1.1.15")] {
+        let suite = Suite::new("trixie", stanza("runc", version, "amd64", ""));
+        suite.serve(fetch, "", key.sign(&suite.release(), Signing::default()));
+    }
+    let Fixture { downloader, directory: _directory, .. } = Fixture::new(quick());
+    let (before, after, empty) = (mirror(&old), mirror(&now), mirror(&MemoryFetch::new()));
+    let from = |urls: &[&str]| repository(&key, urls, &["trixie"]);
+    let archive = load_one(&downloader, &from(&[&before.url("")])).unwrap();
+    let pinned = resolve_one(&archive, "runc").remove(0);
+    let error = |urls: &[&str]| pool::fetch(&downloader, &pinned, &from(urls), "runtime", NOW).unwrap_err();
+
+    // The first mirror does not even carry the suite.
+    let everywhere = error(&[&empty.url(""), &after.url("")]).to_string();
+    let package = "package runc 1.1.12 (pool/runc_1.1.12_amd64.deb) is";
+    assert_eq!(everywhere, format!("{package} gone from every mirror of debian; there is 1.1.15 (trixie) now"));
+
+    let closed = "http://127.0.0.1:9";
+    let partly = error(&[closed, &after.url("")]).to_string();
+    let expected = format!(
+        "{package} no longer in the index of debian, and no mirror that answers has it; there is 1.1.15 (trixie) now:"
+    );
+    assert!(partly.starts_with(&expected), "{partly}");
+    for text in [closed, &after.url("/pool/runc_1.1.12_amd64.deb: not found (status 404)")] {
+        assert!(partly.contains(text), "no {text:?} in {partly}");
+    }
+    let source = Box::new(error(&[&after.url("")]));
+    let failed = OpError::Package { component: "node".to_owned(), manifest: "examples/a.toml".into(), source };
+    let hint = "`ksos-compose update --manifest examples/a.toml node` takes the version there is now";
+    assert_eq!(failed.hints(), [hint]);
+    // Nobody was asked who could know.
+    assert!(matches!(error(&[closed]), AptError::Fetch(FetchError::Unreachable { missing: false, .. })));
+    // It is listed, and the file is not there: the mirror is being updated.
+    assert!(matches!(error(&[&before.url("")]), AptError::Fetch(FetchError::NotFound { .. })));
 }
 
 /// Verifies a text signed by a new key (after `change`) against the key's public part.

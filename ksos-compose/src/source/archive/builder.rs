@@ -148,6 +148,16 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
+    /// Counts an entry that waits for another one.
+    pub(super) fn wait(&mut self) -> Result<(), Fault> {
+        self.count(1)
+    }
+
+    /// Says that an entry that waited is added next.
+    pub(super) fn resume(&mut self) {
+        self.seen -= 1;
+    }
+
     fn count(&mut self, entries: usize) -> Result<(), Fault> {
         self.seen += entries;
         match self.seen > self.limits.entries {

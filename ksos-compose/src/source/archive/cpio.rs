@@ -191,7 +191,7 @@ fn file(header: &Header, path: &str, links: &mut Links, reader: &mut dyn Read, b
         if let Some(first) = links.placed.get(&header.inode) {
             return builder.hard_link(path, first);
         }
-        builder.charge(path.len() as u64)?;
+        builder.wait().and_then(|()| builder.charge(path.len() as u64)).map_err(|fault| Failure::at(path, fault))?;
         links.waiting.entry(header.inode).or_default().push((path.to_owned(), header.meta()));
         return Ok(());
     }
@@ -203,6 +203,7 @@ fn file(header: &Header, path: &str, links: &mut Links, reader: &mut dyn Read, b
     if header.links > 1 {
         links.placed.insert(header.inode, path.to_owned());
         for (name, _) in links.waiting.remove(&header.inode).unwrap_or_default() {
+            builder.resume();
             builder.hard_link(&name, path)?;
         }
     }
@@ -215,8 +216,10 @@ impl Links {
         for names in self.waiting.into_values() {
             let mut names = names.into_iter();
             let Some((first, meta)) = names.next() else { continue };
+            builder.resume();
             builder.file(&first, meta, &mut std::io::empty())?;
             for (name, _) in names {
+                builder.resume();
                 builder.hard_link(&name, &first)?;
             }
         }

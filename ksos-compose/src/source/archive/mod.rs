@@ -172,7 +172,7 @@ impl Unpacked {
 /// Reads back what [`Unpacked::store`] wrote. `None` when the index or its pack is missing or damaged: redo it.
 pub fn load(cache: &Cache, index: &ksos_formats::Digest) -> Option<Tree> {
     let blob = cache.blob(index, None)?;
-    let bytes = fs::read(&blob.path, 1 << 30).ok()?;
+    let bytes = blob.read(1 << 30).ok()?;
     let index: TreeIndex = serde_json::from_slice(&bytes).ok()?;
     if index.format != crate::tree::index::FORMAT {
         return None;
@@ -285,4 +285,4 @@ fn clamp_time(seconds: i64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::source) mod tests;

@@ -25,7 +25,7 @@ impl Fetch for Table {
         if let Some(expected) = request.digest.filter(|expected| *expected != Digest::of(&bytes)) {
             let why = format!("has SHA-256 {}, expected {expected}", Digest::of(&bytes));
             let failures = vec![(request.urls[0].clone(), why)];
-            return Err(FetchError::Unreachable { name: request.name.to_owned(), failures });
+            return Err(FetchError::Unreachable { name: request.name.to_owned(), failures, missing: false });
         }
         Ok(self.cache.insert(&bytes)?)
     }

@@ -162,10 +162,7 @@ pub(super) fn collect(
     for (path, entry) in found.iter().filter(|(path, _)| !path.is_empty()) {
         let to = format!("{prefix}/{path}");
         match &entry.node {
-            Node::File(content) => {
-                let mut reader = content.open().context("open", &modules.join(path))?;
-                placed.push((to, pack.add(&mut reader, FILE_LIMIT)?));
-            }
+            Node::File(_) => placed.push((to, pack.add(&mut fs::open(&modules.join(path))?, FILE_LIMIT)?)),
             node => tree.insert(&to, Entry { meta: Meta::root(0o755, time), node: node.clone() })?,
         }
     }

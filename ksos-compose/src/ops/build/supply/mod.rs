@@ -47,6 +47,7 @@ type StepOutputs = std::collections::BTreeMap<String, Outputs>;
 /// When it cannot be read or written.
 pub fn begin(session: &Session, plan: &Plan, directory: &Path) -> Result<(), OpError> {
     let _exclusive = session.cache.exclusive(&directory.join(sums::FILE))?;
+    fs::remove_abandoned(directory);
     let joined = plan.artifacts.iter().any(|artifact| artifact.format == OutputFormat::OciImage).then(|| {
         // What several architectures are joined to is made of this, too.
         format!("{}-{}{}", plan.image.name, plan.image.version, OutputFormat::OciImage.suffix())

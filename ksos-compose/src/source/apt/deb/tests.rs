@@ -2,6 +2,8 @@
 
 use super::super::codec::tests::encode;
 use super::*;
+use crate::cache::Cache;
+use crate::source::archive::{Limits, Owner, Policy, unpack_tar};
 
 /// Returns a tar archive of regular files.
 fn tarball(files: &[(&str, &str)]) -> Vec<u8> {
@@ -179,6 +181,39 @@ fn a_control_archive_that_explodes_is_refused() {
     assert!(bomb.len() < 100_000);
     let bytes = package(&[format_member(), member("control.tar.xz", &bomb), member("data.tar", b"")]);
     assert_eq!(read(&bytes).unwrap_err(), "control archive: more than 33554432 bytes");
+}
+
+/// Unpacks the `data.tar` as a build does, and returns the error.
+fn unpack_error(name: &str, data: &[u8]) -> String {
+    let place = tempfile::tempdir().unwrap();
+    let cache = Cache::open(place.path()).unwrap();
+    let bytes = package(&[format_member(), control_member(), member(name, data)]);
+    let policy = Policy { allow_devices: false, allow_setid: true, owner: Owner::Keep };
+    let limits = Limits { total: 1 << 20, entries: 1000, file: 1 << 20 };
+    let mut package = open(bytes.as_slice()).unwrap();
+    let error = unpack_tar(&cache, &mut package.data, "evil", &policy, &limits).unwrap_err().to_string();
+    assert_eq!(std::fs::read_dir(cache.bucket("blobs")).unwrap().count(), 0, "{error}: nothing is left");
+    error
+}
+
+#[test]
+fn hostile_contents_of_packages_are_refused() {
+    use super::super::super::archive::tests::tar::{archive, member};
+    let link = member("usr/lib", b'2', b"", "/etc");
+    for (fault, members, expected) in [
+        ("leads out", vec![member("./../etc/passwd", b'0', b"x", "")], "is not a valid path"),
+        ("writes through a link", vec![link, member("usr/lib/x", b'0', b"x", "")], "\"usr/lib\" is a symbolic link"),
+        ("links out", vec![member("x", b'1', b"", "../etc/passwd")], "hard link to"),
+        ("has a device", vec![member("dev/sda", b'4', b"", "")], "block device not allowed here"),
+    ] {
+        let error = unpack_error("data.tar", &archive(&members));
+        assert!(error.contains(expected), "{fault}: {error}");
+    }
+    let bomb = archive(&[member("bomb", b'0', &vec![0; 64 << 20], "")]);
+    for (suffix, compression) in [("xz", Compression::Xz), ("gz", Compression::Gzip), ("zst", Compression::Zstd)] {
+        let error = unpack_error(&format!("data.tar.{suffix}"), &encode(compression, &bomb));
+        assert!(error.contains("larger than the limit of 1048576 bytes for one file"), "{suffix}: {error}");
+    }
 }
 
 #[test]

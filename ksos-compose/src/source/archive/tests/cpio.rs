@@ -69,6 +69,19 @@ fn the_last_name_of_a_hard_link_has_the_content() {
 }
 
 #[test]
+fn names_that_wait_for_their_content_count_at_once() {
+    let names: Vec<String> = (0..=SMALL.entries).map(|number| format!("f{number}")).collect();
+    fn waiting(name: &str, inode: u32) -> Member<'_> {
+        Member { inode, links: 2, ..file(name, "") }
+    }
+    let members: Vec<Vec<u8>> = names.iter().zip(0..).map(|(name, number)| bytes(&waiting(name, number))).collect();
+    // There is no trailer: what counts at the end only would be told as truncated.
+    assert_eq!(error(&members.concat(), CPIO, &OPEN), "entry \"f1000\": more than the limit of 1000 entries");
+    let full: Vec<Member<'_>> = names.iter().zip(0..1000).map(|(name, number)| waiting(name, number)).collect();
+    assert_eq!(paths(&place().unpack(&archive(&full), CPIO, &OPEN).unwrap().tree).len(), 1000);
+}
+
+#[test]
 fn the_checksum_variant_is_checked() {
     let summed = |sum| Member { magic: "070702", sum, ..file("x", "ab") };
     let place = place();

@@ -5,7 +5,7 @@ mod cpio;
 mod directory;
 mod roundtrip;
 mod squashfs;
-mod tar;
+pub(in crate::source) mod tar;
 mod zip;
 
 use std::collections::BTreeMap;

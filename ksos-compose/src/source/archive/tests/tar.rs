@@ -32,7 +32,7 @@ pub(super) fn padded(content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn member(name: &str, kind: u8, content: &[u8], link: &str) -> Vec<u8> {
+pub(in crate::source) fn member(name: &str, kind: u8, content: &[u8], link: &str) -> Vec<u8> {
     [header(name.as_bytes(), kind, content.len() as u64, link.as_bytes()), padded(content)].concat()
 }
 
@@ -59,7 +59,7 @@ fn pax_body(records: &[(&str, &[u8])]) -> Vec<u8> {
     body
 }
 
-pub(super) fn archive(members: &[Vec<u8>]) -> Vec<u8> {
+pub(in crate::source) fn archive(members: &[Vec<u8>]) -> Vec<u8> {
     [members.concat(), vec![0; 1024]].concat()
 }
 
