@@ -53,15 +53,17 @@ fn wait_for_volumes(context: &Context<'_>, insist: bool) -> Vec<(String, Volume)
     let mut storage = Storage::of(context);
     let start = sys.uptime_ms();
     loop {
+        // In this order: what is found after the first has its driver and its disk by the last.
+        let pending = storage.is_pending();
+        storage.load();
         let found = volumes(sys);
         let waited = sys.uptime_ms().saturating_sub(start);
-        let goes_on = if insist { waited < WAIT_MS } else { waited < PENDING_MS && storage.is_pending() };
+        let goes_on = if insist { waited < WAIT_MS } else { waited < PENDING_MS && pending };
         if !found.is_empty() || !goes_on {
             return found;
         }
         sys.sleep_ms(PAUSE_MS);
         (context.progress)();
-        storage.load();
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) struct Storage<'a> {
 }
 
 impl<'a> Storage<'a> {
-    /// Loads drivers for what has none.
+    /// Loads drivers for what has none: what hangs on a controller shows up only then.
     pub(super) fn of(context: &Context<'a>) -> Self {
         let mut storage = Storage { sys: context.sys, cmdline: context.cmdline, loader: None };
         storage.load();
@@ -55,12 +55,16 @@ impl<'a> Storage<'a> {
     /// Loads drivers for what has none now.
     pub(super) fn load(&mut self) {
         let sys = self.sys;
-        if self.loader.is_none() && (has_undriven_controller(sys) || has_undriven_stick(sys) || has_undriven_cd(sys)) {
+        if self.loader.is_none()
+            && (has_undriven_controller(sys)
+                || has_undriven_stick(sys)
+                || has_undriven_disk(sys, &[SCSI_DISK, SCSI_CD]))
+        {
             self.loader = Some(Loader::open(sys, self.cmdline).ok());
         }
         let Some(Some(loader)) = &self.loader else { return };
         loader.load_below(&DRIVERS);
-        if has_undriven_cd(sys) {
+        if has_undriven_disk(sys, &[SCSI_CD]) {
             // An image without it has no CD drives; there is nothing else to do about that.
             let _ = loader.load("sr_mod");
         }
@@ -131,9 +135,11 @@ fn has_undriven_stick(sys: &dyn Sys) -> bool {
     below(sys, USB, "").iter().any(|interface| is_stick(sys, interface) && !has_driver(sys, interface))
 }
 
-fn has_undriven_cd(sys: &dyn Sys) -> bool {
+/// Whether a SCSI device of one of `types` has no driver.
+fn has_undriven_disk(sys: &dyn Sys, types: &[&str]) -> bool {
     let is_one = |device: &String| {
-        read_line(sys, &format!("{device}/type")).as_deref() == Some(SCSI_CD) && !has_driver(sys, device)
+        let kind = read_line(sys, &format!("{device}/type")).unwrap_or_default();
+        types.contains(&kind.as_str()) && !has_driver(sys, device)
     };
     below(sys, "/sys/bus/scsi/devices", "").iter().any(is_one)
 }
