@@ -50,18 +50,20 @@ fn wait_for_volumes(context: &Context<'_>, insist: bool) -> Vec<(String, Volume)
     if insist {
         super::load_hardware_drivers(sys, context.cmdline);
     }
-    let storage = Storage::of(context);
+    let mut storage = Storage::of(context);
     let start = sys.uptime_ms();
     loop {
+        // In this order: what is found after the first has its driver and its disk by the last.
+        let pending = storage.is_pending();
+        storage.load();
         let found = volumes(sys);
         let waited = sys.uptime_ms().saturating_sub(start);
-        let goes_on = if insist { waited < WAIT_MS } else { waited < PENDING_MS && storage.is_pending() };
+        let goes_on = if insist { waited < WAIT_MS } else { waited < PENDING_MS && pending };
         if !found.is_empty() || !goes_on {
             return found;
         }
         sys.sleep_ms(PAUSE_MS);
         (context.progress)();
-        storage.load();
     }
 }
 
@@ -307,18 +309,30 @@ mod tests {
 
     #[test]
     fn what_drives_disks_is_loaded_for_controllers_without_a_driver() {
-        let bench = bench(&[]);
-        let modules = "/lib/modules/6.12.0-test";
-        let dep = "kernel/drivers/usb/host/xhci-pci.ko:\nkernel/drivers/net/e1000.ko:\n";
-        bench.sys.put(&format!("{modules}/modules.dep"), dep);
-        let aliases = "alias pci:v*bc0Csc03i30* xhci_pci\nalias pci:v*bc02* e1000\n";
-        bench.sys.put(&format!("{modules}/modules.alias"), aliases);
+        let modules = "/lib/modules/6.12.0-test/kernel/drivers";
+        let index = |bench: &Bench| {
+            let dep = "kernel/drivers/usb/host/xhci-pci.ko:\nkernel/drivers/net/e1000.ko:\n\
+                kernel/drivers/usb/storage/usb-storage.ko:\n";
+            bench.sys.put("/lib/modules/6.12.0-test/modules.dep", dep);
+            let aliases = "alias pci:v*bc0Csc03i30* xhci_pci\nalias pci:v*bc02* e1000\nalias usb:v*ic08* usb_storage\n";
+            bench.sys.put("/lib/modules/6.12.0-test/modules.alias", aliases);
+        };
+        let bench = || bench(&[]);
+        let stick = bench();
+        index(&stick);
+        for (file, text) in [("bInterfaceClass", "08\n"), ("modalias", "usb:v1ic08isc06\n")] {
+            stick.sys.put(&format!("/sys/bus/usb/devices/1-1:1.0/{file}"), text);
+        }
+        assert_eq!(look_at(&stick), Gathered::Absent(None));
+        assert_eq!(stick.sys.calls_of("load"), [format!("load {modules}/usb/storage/usb-storage.ko")]);
+        let bench = bench();
+        index(&bench);
         for (address, class, alias) in [("0", "0x0c0330", "pci:v1bc0Csc03i30"), ("1", "0x020000", "pci:v1bc02sc00i00")]
         {
             bench.sys.put(&format!("/sys/bus/pci/devices/{address}/class"), class);
             bench.sys.put(&format!("/sys/bus/pci/devices/{address}/modalias"), alias);
         }
         assert_eq!(look_at(&bench), Gathered::Absent(None));
-        assert_eq!(bench.sys.calls_of("load"), [format!("load {modules}/kernel/drivers/usb/host/xhci-pci.ko")]);
+        assert_eq!(bench.sys.calls_of("load"), [format!("load {modules}/usb/host/xhci-pci.ko")]);
     }
 }

@@ -5,6 +5,7 @@
 //! ask for asynchronous probing wait for all that they began). USB is not: ports are looked at one after the other, and
 //! a stick's disk appears a second after the stick.
 
+use crate::cmdline::Cmdline;
 use crate::modules::Loader;
 use crate::sys::{Sys, read_line};
 
@@ -38,29 +39,34 @@ const QUIET_MS: u64 = 1000;
 /// What is loaded and waited for.
 pub(super) struct Storage<'a> {
     sys: &'a dyn Sys,
-    /// `None` when everything there is has its driver, or the image has no modules.
-    loader: Option<Loader<'a>>,
+    cmdline: &'a Cmdline,
+    /// Opened when something has no driver; `None` in it for an image without modules.
+    loader: Option<Option<Loader<'a>>>,
 }
 
 impl<'a> Storage<'a> {
-    /// Loads the drivers of controllers that have none.
+    /// Loads drivers for what has none: what hangs on a controller shows up only then.
     pub(super) fn of(context: &Context<'a>) -> Self {
-        let sys = context.sys;
-        let open = has_undriven_controller(sys) || has_undriven_cd(sys);
-        let loader = open.then(|| Loader::open(sys, context.cmdline).ok()).flatten();
-        let storage = Storage { sys, loader };
+        let mut storage = Storage { sys: context.sys, cmdline: context.cmdline, loader: None };
         storage.load();
         storage
     }
 
-    /// Loads drivers for what is there now.
-    pub(super) fn load(&self) {
-        if let Some(loader) = &self.loader {
-            loader.load_below(&DRIVERS);
-            if has_undriven_cd(self.sys) {
-                // An image without it has no CD drives; there is nothing else to do about that.
-                let _ = loader.load("sr_mod");
-            }
+    /// Loads drivers for what has none now.
+    pub(super) fn load(&mut self) {
+        let sys = self.sys;
+        if self.loader.is_none()
+            && (has_undriven_controller(sys)
+                || has_undriven_stick(sys)
+                || has_undriven_disk(sys, &[SCSI_DISK, SCSI_CD]))
+        {
+            self.loader = Some(Loader::open(sys, self.cmdline).ok());
+        }
+        let Some(Some(loader)) = &self.loader else { return };
+        loader.load_below(&DRIVERS);
+        if has_undriven_disk(sys, &[SCSI_CD]) {
+            // An image without it has no CD drives; there is nothing else to do about that.
+            let _ = loader.load("sr_mod");
         }
     }
 
@@ -80,9 +86,7 @@ impl<'a> Storage<'a> {
     /// A stick or drive whose driver has not shown its disks yet.
     fn is_without_disk(&self, name: &str) -> bool {
         let interface = format!("{USB}/{name}");
-        if read_line(self.sys, &format!("{interface}/bInterfaceClass")).as_deref() != Some(USB_STORAGE)
-            || self.sys.kind(&format!("{interface}/driver")).is_none()
-        {
+        if !is_stick(self.sys, &interface) || !has_driver(self.sys, &interface) {
             return false;
         }
         let devices = self.below(&below(self.sys, &interface, "host"), "target");
@@ -93,7 +97,7 @@ impl<'a> Storage<'a> {
         let waits = |device: &&String| {
             let kind = read_line(self.sys, &format!("{device}/type"));
             matches!(kind.as_deref(), Some(SCSI_DISK | SCSI_CD))
-                && self.sys.kind(&format!("{device}/driver")).is_some()
+                && has_driver(self.sys, device)
                 && self.sys.kind(&format!("{device}/block")).is_none()
         };
         devices.is_empty() || devices.iter().any(waits)
@@ -110,18 +114,32 @@ fn below(sys: &dyn Sys, directory: &str, prefix: &str) -> Vec<String> {
     names.iter().filter(|name| name.starts_with(prefix)).map(|name| format!("{directory}/{name}")).collect()
 }
 
+fn has_driver(sys: &dyn Sys, device: &str) -> bool {
+    sys.kind(&format!("{device}/driver")).is_some()
+}
+
+/// Whether a USB interface is that of a stick or drive.
+fn is_stick(sys: &dyn Sys, interface: &str) -> bool {
+    read_line(sys, &format!("{interface}/bInterfaceClass")).as_deref() == Some(USB_STORAGE)
+}
+
 fn has_undriven_controller(sys: &dyn Sys) -> bool {
     let is_one = |device: &String| {
         let class = read_line(sys, &format!("{device}/class")).unwrap_or_default();
-        CONTROLLERS.iter().any(|prefix| class.starts_with(prefix)) && sys.kind(&format!("{device}/driver")).is_none()
+        CONTROLLERS.iter().any(|prefix| class.starts_with(prefix)) && !has_driver(sys, device)
     };
     below(sys, "/sys/bus/pci/devices", "").iter().any(is_one)
 }
 
-fn has_undriven_cd(sys: &dyn Sys) -> bool {
+fn has_undriven_stick(sys: &dyn Sys) -> bool {
+    below(sys, USB, "").iter().any(|interface| is_stick(sys, interface) && !has_driver(sys, interface))
+}
+
+/// Whether a SCSI device of one of `types` has no driver.
+fn has_undriven_disk(sys: &dyn Sys, types: &[&str]) -> bool {
     let is_one = |device: &String| {
-        read_line(sys, &format!("{device}/type")).as_deref() == Some(SCSI_CD)
-            && sys.kind(&format!("{device}/driver")).is_none()
+        let kind = read_line(sys, &format!("{device}/type")).unwrap_or_default();
+        types.contains(&kind.as_str()) && !has_driver(sys, device)
     };
     below(sys, "/sys/bus/scsi/devices", "").iter().any(is_one)
 }
