@@ -29,6 +29,7 @@ const USAGE: &str = "usage: kubesolo-update VERB [--json] [OPTION...]
             gives the other slot a trial; the version that is left does not come again by itself
   history   says how updates ended
   metrics   [--listen ADDRESS:PORT]
+            serves the node's metrics; with --json prints them once
 Exit status: 0 done or nothing to do, 1 failed, 2 wrong usage, 3 the source could not be fetched or verified,
 4 refused: nothing was touched
 ";
