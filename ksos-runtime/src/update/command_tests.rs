@@ -65,6 +65,7 @@ fn node() -> World {
     });
     world.sys.put(ksos_formats::layout::RUNTIME_CONFIG, runtime.to_string());
     world.sys.put(crate::init::status::PATH, json!({"data": "/data", "persistent": true}).to_string());
+    world.sys.put("/proc/self/status", "VmPeak:\t   99999 kB\nVmHWM:\t    9216 kB\n");
     world
 }
 
@@ -102,6 +103,7 @@ fn every_verb_prints_one_document() {
         "{said:#}"
     );
     assert_eq!(said["fetched_bytes"], said["planned_bytes"]);
+    assert_eq!(said["peak_memory_bytes"], 9_437_184);
     let (status, said) = json(&world, "history");
     assert_eq!((status, said.as_array().map(Vec::len)), (error::OK, Some(1)), "{said:#}");
     assert_eq!((&said[0]["version"], &said[0]["result"]), (&json!("2.0.0"), &json!("installed")));

@@ -296,6 +296,8 @@ fn update(page: &mut Page, sys: &dyn Sys) {
     let update = facts::update(sys).unwrap_or_default();
     let help = "Whether a newer version can be installed.";
     page.flag("kubesolo_os_update_available", help, update.available.is_some());
+    let help = "Damaged documents of updates that were set aside.";
+    page.gauge("kubesolo_os_update_damaged_documents", help, number(update.damaged.len() as u64));
     let version = update.available.map(|version| labelled("version", &version, 1.0));
     let help = "The version that can be installed.";
     page.samples("kubesolo_os_update_available_version", Kind::Gauge, help, version.into_iter().collect());
