@@ -32,7 +32,7 @@ use sys::{Down, Signal, Sys};
 const USAGE: &str = "usage: ksos-runtime APPLET [ARGUMENT...]
   status [--json]          what the node says about itself
   health [--json]          whether the node does its work; exits with 0 healthy, 1 degraded, 2 unhealthy
-  metrics [--listen ADDRESS:PORT]
+  metrics [--json | --listen ADDRESS:PORT]
   kubesolo-update check|apply|status|rollback|history [--json]
   modprobe [-q] [-a] [-n] [-r] [--] NAME|ALIAS...
   factory-reset [--keep configuration,logs] [--all] [--yes] [--no-reboot]

@@ -1,5 +1,6 @@
 //! The real GRUB and kernel in QEMU: a sample of the power cuts, and disks that are bad in other ways. Each disk must boot
-//! the slot and version that the model says, and have the boot state that the model has written.
+//! the slot and version that the model says, and have the boot state that the model has written: QEMU records the writes,
+//! and they are those of the model, sector by sector and in its order.
 //!
 //! Shim, GRUB and kernel are those of the containerd example, which is built for that, or `shim.efi`, `grub.efi` and
 //! `vmlinuz` in the directory `KSOS_TEST_BOOT`. The initramfs is one program that prints its version and ends, which is a
@@ -25,14 +26,16 @@ use ksos_formats::bootstate::{BootState, COPIES, MARKS, Mark, Slot};
 use ksos_formats::{Arch, layout};
 use ksos_tests::{compose, program, repository};
 
+use crate::log;
 use crate::machine::{Image, Machine, disk_spec, esp};
 use crate::power_cuts::{all, recordings};
-use crate::world::{Recording, World};
+use crate::world::{Cut, Recording, World, boot_changes};
 
 const MIB: u64 = 1 << 20;
 const ESP_SIZE: u64 = 64 * MIB;
-/// Cuts that are booted, unless all are to be that differ to a boot loader.
-const SAMPLE: usize = 20;
+/// Cuts of what the node does that are booted, unless all are to be that differ to a boot loader; those of what GRUB itself
+/// does come on top.
+const SAMPLE: usize = 16;
 /// Limit for one boot. On two idle processors it takes some seconds.
 const LIMIT: Duration = Duration::from_secs(600);
 /// What a version says.
@@ -116,11 +119,17 @@ struct Case {
     twin: bool,
     /// Files of the boot state are as GRUB finds them, for the model: `None` where there is none.
     missing: [bool; 2],
+    /// Whether a power cut has left it.
+    is_cut: bool,
 }
 
 impl Case {
     fn new(name: impl Into<String>, world: &World) -> Self {
-        Case { name: name.into(), world: world.clone(), damage: None, twin: false, missing: [false; 2] }
+        Case { name: name.into(), world: world.clone(), damage: None, twin: false, missing: [false; 2], is_cut: false }
+    }
+
+    fn cut(cut: Cut) -> Self {
+        Case { is_cut: true, ..Case::new(cut.what, &cut.world) }
     }
 }
 
@@ -132,7 +141,12 @@ struct Bench {
     versions: Vec<Image>,
     setup: Setup,
     work: tempfile::TempDir,
+    /// Cases of power cuts that were booted.
+    cuts: AtomicUsize,
+    /// Cases that were booted.
     done: AtomicUsize,
+    /// Writes that QEMU has recorded.
+    recorded: AtomicUsize,
 }
 
 impl Bench {
@@ -177,7 +191,18 @@ impl Bench {
             .expect("a file");
         let layout = disk::write(&mut table, &disk_spec(ESP_SIZE, slot_size)).expect("it fits");
         let extents = [0, 1, 2].map(|number: usize| layout.partitions[number].offset);
-        Some(Bench { parts_esp, places, extents, slot_size, versions, setup, work, done: AtomicUsize::new(0) })
+        Some(Bench {
+            parts_esp,
+            places,
+            extents,
+            slot_size,
+            versions,
+            setup,
+            work,
+            cuts: AtomicUsize::new(0),
+            done: AtomicUsize::new(0),
+            recorded: AtomicUsize::new(0),
+        })
     }
 
     /// Makes a disk.
@@ -222,7 +247,17 @@ impl Bench {
     fn try_case(&self, case: &Case, number: usize) -> Result<(), String> {
         let disk = self.disk(&format!("case-{number}.img"), &case.world, case.damage);
         let mut options = Self::options();
-        let mut twin = None;
+        let (mut twin, mut log) = (None, None);
+        // The disk to boot from is behind the recorder; the one that `run` attaches is empty.
+        let mut attached = disk.clone();
+        if !case.twin {
+            attached = self.work.path().join(format!("empty-{number}.img"));
+            std::fs::write(&attached, vec![0; MIB as usize]).expect("written");
+            let path = self.work.path().join(format!("log-{number}"));
+            File::create(&path).expect("made");
+            options.extra = log::disk(&disk, &path);
+            log = Some(path);
+        }
         if case.twin {
             let mut world = case.world.clone();
             let other = BootState { generation: 9, active: Slot::B, trial: None }.encode().to_vec();
@@ -234,18 +269,28 @@ impl Bench {
         }
         let started = std::time::Instant::now();
         let mut serial = Vec::new();
-        let outcome = run(&disk, &options, &self.setup, &mut serial).map_err(|error| error.to_string())?;
+        let outcome = run(&attached, &options, &self.setup, &mut serial).map_err(|error| error.to_string())?;
         let serial = String::from_utf8_lossy(&serial).into_owned();
-        let result = self.compare(case, &disk, &outcome, &serial);
-        for path in [Some(disk), twin].into_iter().flatten() {
-            std::fs::remove_file(path).expect("removed");
+        let recorded = log.as_ref().map(|log| log::writes(&std::fs::read(log).expect("readable")));
+        let result = self.compare(case, &disk, &outcome, &serial, recorded);
+        for path in [disk, attached].into_iter().chain(twin).chain(log) {
+            // Where nothing is recorded, two of them are one.
+            let _ = std::fs::remove_file(path);
         }
         eprintln!("{} ({} s)", case.name, started.elapsed().as_secs());
         self.done.fetch_add(1, Ordering::Relaxed);
+        self.cuts.fetch_add(usize::from(case.is_cut), Ordering::Relaxed);
         result.map_err(|error| format!("{}: {error}\n{outcome}\n{serial}", case.name))
     }
 
-    fn compare(&self, case: &Case, disk: &Path, outcome: &Outcome, serial: &str) -> Result<(), String> {
+    fn compare(
+        &self,
+        case: &Case,
+        disk: &Path,
+        outcome: &Outcome,
+        serial: &str,
+        recorded: Option<Vec<log::Write>>,
+    ) -> Result<(), String> {
         let mut esp = case.world.grub();
         for (copy, missing) in esp.copies.iter_mut().zip(case.missing) {
             *copy = copy.take().filter(|_| !missing);
@@ -265,6 +310,15 @@ impl Bench {
             return Err("it does not say that no slot boots".to_owned());
         }
         let mut copies = [case.world.esp[0].clone(), case.world.esp[1].clone()];
+        // What a damaged file system does to where a file is, the model does not know.
+        if let Some(recorded) = recorded.filter(|_| case.damage.is_none()) {
+            let place = |copy: usize| self.extents[0] + self.places[copy];
+            let modelled: Vec<_> = decision.writes.iter().map(|(copy, block)| (place(*copy), block.clone())).collect();
+            if recorded != modelled {
+                return Err(format!("the writes are {recorded:?} instead of {modelled:?}"));
+            }
+            self.recorded.fetch_add(recorded.len(), Ordering::Relaxed);
+        }
         for (copy, block) in decision.writes {
             copies[copy] = block;
         }
@@ -392,13 +446,35 @@ fn sample(machine: &Machine, recordings: &[Recording]) -> Sample {
         new.push(mine);
     }
     let faces = new.iter().map(Vec::len).sum::<usize>();
-    let step = if all() { 1 } else { faces.div_ceil(SAMPLE) };
     let numbered = new.iter().enumerate().flat_map(|(recording, mine)| mine.iter().map(move |cut| (recording, *cut)));
+    let numbered: Vec<(usize, usize)> = numbered.collect();
+    let count = if all() { faces } else { SAMPLE.min(faces) };
     let mut chosen = vec![BTreeSet::new(); recordings.len()];
-    numbered.step_by(step).for_each(|(recording, cut)| {
+    for (recording, cut) in (0..count).map(|number| numbered[number * faces / count]) {
         chosen[recording].insert(cut);
-    });
+    }
     Sample { chosen, cuts, faces }
+}
+
+/// Cuts while GRUB itself writes the boot state: of the first try, or of all three.
+fn in_save_env(machine: &Machine, good: &World) -> Vec<Cut> {
+    let mut cuts = Vec::new();
+    let lefts = if all() { 1..=3 } else { 3..=3 };
+    for left in lefts {
+        let mut before = good.clone();
+        let state = BootState { generation: 2, active: Slot::A, trial: Some(left) }.encode().to_vec();
+        (before.esp[0], before.esp[1]) = (state.clone(), state);
+        let changes = boot_changes(&before, &machine.sectors);
+        assert_eq!(changes.len(), 2, "both copies are written");
+        let recording = Recording { name: format!("in save_env, left={left}"), before, changes, pieces: 1 };
+        let mut seen = BTreeSet::new();
+        recording.cuts(&machine.sectors, &|_| true, &mut |cut| {
+            if seen.insert(cut.world.face(&machine.images)) {
+                cuts.push(cut);
+            }
+        });
+    }
+    cuts
 }
 
 /// Whether a case is asked for.
@@ -437,9 +513,14 @@ fn grub_and_kernel_do_what_the_model_says() {
     for (recording, numbers) in recordings.iter().zip(&sample.chosen) {
         recording.cuts(&machine.sectors, &|number| numbers.contains(&number), &mut |cut| {
             if is_wanted(&cut.what) {
-                sender.send(Case::new(cut.what, &cut.world)).expect("workers run");
+                sender.send(Case::cut(cut)).expect("workers run");
             }
         });
+    }
+    for cut in in_save_env(&machine, &good) {
+        if is_wanted(&cut.what) {
+            sender.send(Case::cut(cut)).expect("workers run");
+        }
     }
     drop(sender);
     for worker in workers {
@@ -449,7 +530,12 @@ fn grub_and_kernel_do_what_the_model_says() {
     let failures = failures.lock().expect("no panic holds it");
     let Sample { cuts, faces, .. } = sample;
     let count = failures.len();
-    println!("real boots: {done} cases; {cuts} power cuts leave {faces} disks that differ to GRUB; {count} failures");
+    let (booted, recorded) = (bench.cuts.load(Ordering::Relaxed), bench.recorded.load(Ordering::Relaxed));
+    println!(
+        "real boots: {done} cases, {booted} of them power cuts; {cuts} power cuts leave {faces} disks that differ to GRUB; \
+         {recorded} writes of GRUB, each as the model says; {count} failures"
+    );
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
-    assert!(done >= 20 || std::env::var_os("KSOS_BOOT_CASES").is_some(), "too few cases");
+    let some = std::env::var_os("KSOS_BOOT_CASES").is_some();
+    assert!(some || booted >= 20 && recorded >= 20, "too few cases");
 }

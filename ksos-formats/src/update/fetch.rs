@@ -1,8 +1,13 @@
 //! Which bytes of the chunk file a node fetches: what the composer predicts and what the agent does, by one function.
+//!
+//! A request is not free: nothing comes for one round trip, which is [`GAP`] bytes at 10 Mbit/s and 13 ms, and it has about
+//! 1 KiB of heads. So two wanted chunks with less than that between them are fetched in one range, along with what is
+//! between. The cost of a plan, its bytes and [`GAP`] for each request, is the least that there is: many small holes come
+//! to few ranges, and where every hole is small, to the whole.
 
 use super::index::{ChunkIndex, Entry};
 
-/// Bytes between two wanted chunks that are fetched along with them: less than what another request costs.
+/// What a request costs, in bytes: so many between two wanted chunks are fetched along with them.
 pub const GAP: u64 = 16 << 10;
 /// Most bytes of one request; a longer range is fetched in several, so that a broken connection costs little.
 pub const MAX_RANGE: u64 = 8 << 20;

@@ -104,8 +104,35 @@ proptest! {
             }
         }
         if missing.is_empty() {
-            prop_assert_eq!(plan, FetchPlan::default());
+            prop_assert_eq!(&plan, &FetchPlan::default());
         }
+        // Never more than the whole, and by what requests cost, no more than each chunk alone.
+        prop_assert!(plan.bytes <= index.chunks_size());
+        let cost = |bytes: u64, requests: usize| bytes + GAP * requests as u64;
+        let found = cost(plan.bytes, plan.ranges.len());
+        prop_assert!(found <= cost(missing.iter().map(|(start, end)| end - start).sum(), missing.len()));
+    }
+
+    /// For few chunks: no way to put them into ranges costs less.
+    #[test]
+    fn no_other_ranges_cost_less(sizes in prop::collection::vec((1..60_000_u32, any::<bool>()), 1..9)) {
+        let mut index = ChunkIndex::new();
+        for (number, (size, _)) in sizes.iter().enumerate() {
+            index.push_chunk(Digest([number as u8 + 1; 32]), (*size).max(1), Stored::New(*size));
+        }
+        let wanted: Vec<bool> = sizes.iter().map(|(_, wanted)| *wanted).collect();
+        let plan = FetchPlan::new(&index, &|entry: &Entry| !wanted[usize::from(entry.sha256.0[0]) - 1]);
+        // Every set of chunks that has the wanted ones; neighbours are one range.
+        let least = (0..1_u32 << sizes.len())
+            .map(|bits| (0..sizes.len()).map(|number| bits >> number & 1 == 1).collect::<Vec<bool>>())
+            .filter(|taken| wanted.iter().zip(taken).all(|(wanted, taken)| taken >= wanted))
+            .map(|taken| {
+                let bytes: u64 = sizes.iter().zip(&taken).filter(|(_, taken)| **taken).map(|((size, _), _)| u64::from(*size)).sum();
+                let begins = (0..taken.len()).filter(|at| taken[*at] && (*at == 0 || !taken[at - 1])).count();
+                bytes + GAP * begins as u64
+            })
+            .min();
+        prop_assert_eq!(Some(plan.bytes + GAP * plan.ranges.len() as u64), least);
     }
 
     #[test]

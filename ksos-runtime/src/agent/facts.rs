@@ -8,7 +8,8 @@
 //!   `stored`, `errors`, `warnings`), `handover_ms`, `services_ms`, `modules_locked`, `watchdog` (`state`, `timeout_s`).
 //! - `/run/ksos/network.json`: `online`, `problems`, `interfaces` (`name`, `carrier`), `time` (`synchronised`,
 //!   `offset_ms`, `last_sync_unix`).
-//! - [`UPDATE`]: `{"available": "VERSION"|null, "last": {"version": "...", "result": "..."}|null}`; absent: none.
+//! - [`UPDATE`]: `{"available": "VERSION"|null, "last": {"version": "...", "result": "..."}|null, "damaged": ["..."]}`;
+//!   absent: none.
 
 use ksos_formats::layout;
 use ksos_formats::runtime::RuntimeConfig;
@@ -70,6 +71,8 @@ pub(super) struct UpdateFacts {
     pub(super) available: Option<String>,
     /// The last update that ended.
     pub(super) last: Option<LastUpdate>,
+    /// Damaged documents of updates that were set aside.
+    pub(super) damaged: Vec<String>,
 }
 
 /// An update that ended.

@@ -9,7 +9,7 @@
 //! but timers that are due: an address to listen on that is not there yet, a kubeconfig that does not exist yet, the end
 //! of its window.
 //!
-//! Applets: `agent` (what PID 1 runs), `health [--json]`, `metrics [--listen ADDRESS]`; called by the name
+//! Applets: `agent` (what PID 1 runs), `health [--json]`, `metrics [--json | --listen ADDRESS]`; called by the name
 //! `kubesolo-update`, `kubesolo-update metrics --listen ADDRESS` is the same as `metrics`.
 
 mod access;
@@ -55,14 +55,21 @@ pub fn health(sys: &dyn Sys, arguments: &[String], out: &mut dyn Write) -> i32 {
 }
 
 /// The applet `metrics [--listen ADDRESS]`: serves metrics until it is ended, whether or not the configuration says so.
-/// An address that is taken is tried again. Returns its exit status: 1 when the address is none, 2 for wrong usage.
+/// An address that is taken is tried again. `metrics --json` prints them once. Returns its exit status: 1 when the
+/// address is none, 2 for wrong usage.
 pub fn metrics(sys: &dyn Sys, arguments: &[String], out: &mut dyn Write) -> i32 {
     let listen = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         [] => Metrics::default().listen,
         ["--listen", address] => (*address).to_owned(),
         [option] if option.starts_with("--listen=") => option.trim_start_matches("--listen=").to_owned(),
+        ["--json"] => {
+            let facts = facts::read_facts(sys);
+            let document = metrics::document(sys, &facts, &health::evaluate_facts(sys, &facts));
+            let _ = writeln!(out, "{}", serde_json::to_string_pretty(&document).unwrap_or_default());
+            return 0;
+        }
         _ => {
-            let _ = writeln!(out, "usage: kubesolo-update metrics [--listen ADDRESS:PORT]");
+            let _ = writeln!(out, "usage: kubesolo-update metrics [--json | --listen ADDRESS:PORT]");
             return 2;
         }
     };

@@ -37,7 +37,8 @@ impl Files {
         let file = fs::File::open(self.host(path)).map_err(|source| Error::new("read", path, source))?;
         file.take(limit + 1).read_to_end(&mut bytes).map_err(|source| Error::new("read", path, source))?;
         if bytes.len() as u64 > limit {
-            return Err(Error::stated("read", path, format!("the file has more than {limit} bytes")));
+            let large = format!("the file has more than {limit} bytes");
+            return Err(Error::new("read", path, io::Error::new(io::ErrorKind::FileTooLarge, large)));
         }
         Ok(bytes)
     }

@@ -60,6 +60,13 @@ impl Error {
         matches!(self.source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
     }
 
+    /// Returns whether the medium does not give back what was written: EIO, what ext4 says of wrong checksums and
+    /// structures (EBADMSG, EUCLEAN), or a file that is larger than any of its kind.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.source.raw_os_error(), Some(libc::EIO | libc::EBADMSG | libc::EUCLEAN))
+            || self.source.kind() == std::io::ErrorKind::FileTooLarge
+    }
+
     /// Returns whether the object is on a read-only file system.
     pub fn is_read_only(&self) -> bool {
         self.source.raw_os_error() == Some(libc::EROFS)

@@ -1,7 +1,7 @@
 //! `kubesolo-update check` and `apply`: from the source to a slot that waits for its trial.
 
 use ksos_formats::bootstate::Slot;
-use ksos_formats::update::{ChunkIndex, Release, Verified, Version};
+use ksos_formats::update::{Channel, ChunkIndex, Release, Verified, Version};
 use serde::Serialize;
 
 use super::drive::{Driver, boot_id};
@@ -10,12 +10,12 @@ use super::install::{self, Amounts, Job};
 use super::journal::SlotContent;
 use super::machine::{Event, Pending, Purpose, State};
 use super::platform::Platform;
-use super::quarantine::Quarantine;
+use super::quarantine::{self, Quarantine};
 use super::settings::Settings;
 use super::source::Source;
 use super::status::Status;
 use super::trust::{self, Chosen, Limits, Trust};
-use super::{floor, preflight};
+use super::{floor, mend, preflight};
 
 /// What is asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub enum Done {
         copied_bytes: u64,
         /// Bytes of the image that an earlier attempt had written.
         kept_bytes: u64,
+        /// Most memory that this process has used, in bytes.
+        peak_memory_bytes: Option<u64>,
         /// Whether the machine restarts now.
         restarts: bool,
     },
@@ -81,8 +83,36 @@ struct Wanted {
 struct Look {
     source: Box<dyn Source>,
     keys: ksos_formats::update::KeySet,
+    channel: Verified<Channel>,
+    floor: Option<Version>,
+    quarantine: Quarantine,
     chosen: Option<Chosen>,
     running: Version,
+}
+
+impl Look {
+    fn choose(&mut self, options: &Options) -> Result<(), Refusal> {
+        let (floor, retry) = (self.floor.as_ref(), options.retry);
+        let limits = Limits { running: &self.running, floor, quarantine: &self.quarantine, retry };
+        self.chosen = trust::choose(self.channel.value(), options.version.as_ref(), &limits)?;
+        Ok(())
+    }
+
+    /// Leaves out a release that the quarantine knows by its image: what failed, signed anew. From now on it is known by
+    /// its document, too, and one that is older may come.
+    fn leave_out(&mut self, driver: &mut Driver<'_>, release: &Verified<Release>, reason: String) {
+        let (sys, value) = (driver.platform.sys(), release.value());
+        let entry = quarantine::Entry {
+            release: Some(release.digest()),
+            image: Some(value.slot.sha256),
+            version: Some(value.version.clone()),
+            reason,
+            since: sys.wall_clock(),
+        };
+        if let Err(error) = self.quarantine.add(entry, sys, &driver.settings.directory) {
+            driver.notes.push(format!("the quarantine could not be written: {error}"));
+        }
+    }
 }
 
 /// Looks what there is, and says so in the status.
@@ -90,6 +120,10 @@ struct Look {
 /// # Errors
 /// [`UpdateError`].
 pub fn check(platform: &dyn Platform, settings: &Settings, options: &Options) -> Result<Done, UpdateError> {
+    // Whoever has the lock mends what is damaged.
+    if let Some(_lock) = platform.lock()? {
+        mend::mend(platform, settings);
+    }
     let looked = look(platform, settings, options);
     say(platform, settings, looked.as_ref().map(|look| look.chosen.as_ref()));
     let Look { chosen, running, .. } = looked?;
@@ -112,9 +146,9 @@ fn look(platform: &dyn Platform, settings: &Settings, options: &Options) -> Resu
     let channel = trust.channel(source.as_mut(), &keys)?;
     let floor = floor::read(sys, &settings.directory)?;
     let quarantine = Quarantine::read(sys, &settings.directory)?;
-    let limits = Limits { running: &running, floor: floor.as_ref(), quarantine: &quarantine, retry: options.retry };
-    let chosen = trust::choose(channel.value(), options.version.as_ref(), &limits)?;
-    Ok(Look { source, keys, chosen, running })
+    let mut look = Look { source, keys, channel, floor, quarantine, chosen: None, running };
+    look.choose(options)?;
+    Ok(look)
 }
 
 /// Says what was found where the metrics read it.
@@ -126,7 +160,7 @@ fn say(platform: &dyn Platform, settings: &Settings, found: Result<Option<&Chose
             available: chosen.map(|chosen| chosen.next.version.clone()),
             checked: Some(sys.wall_clock()),
             problem: String::new(),
-            last: None,
+            ..Status::default()
         },
         Err(error) => Status { problem: error.to_string(), ..before },
     };
@@ -163,16 +197,32 @@ fn prepare(driver: &mut Driver<'_>, options: &Options) -> Result<Option<Wanted>,
     let (platform, settings) = (driver.platform, driver.settings);
     let looked = look(platform, settings, options);
     say(platform, settings, looked.as_ref().map(|look| look.chosen.as_ref()));
-    let Look { mut source, keys, chosen, .. } = looked?;
-    let Some(chosen) = chosen else { return Ok(None) };
+    let mut look = looked?;
+    if look.chosen.is_none() {
+        return Ok(None);
+    }
     preflight::node(driver)?;
     preflight::window(platform, settings, options.force_window)?;
     let trust = Trust { sys: platform.sys(), settings };
-    let release = trust.release(source.as_mut(), &keys, &chosen.next)?;
-    preflight::release(platform, settings, &release, options.retry)?;
-    preflight::slot(driver, release.value().slot.size)?;
-    let index = trust.index(source.as_mut(), release.value())?;
-    Ok(Some(Wanted { source, chosen, release, index }))
+    // Each is left out once.
+    for _ in 0..=look.channel.value().releases.len() {
+        let Some(chosen) = look.chosen.take() else { break };
+        let release = trust.release(look.source.as_mut(), &look.keys, &chosen.next)?;
+        match preflight::release(platform, settings, &release, options.retry) {
+            Err(UpdateError::Refused(Refusal::Quarantined { reason, .. })) if options.version.is_none() => {
+                look.leave_out(driver, &release, reason);
+                look.choose(options)?;
+                say(platform, settings, Ok(look.chosen.as_ref()));
+            }
+            fits => {
+                fits?;
+                preflight::slot(driver, release.value().slot.size)?;
+                let index = trust.index(look.source.as_mut(), release.value())?;
+                return Ok(Some(Wanted { source: look.source, chosen, release, index }));
+            }
+        }
+    }
+    Ok(None)
 }
 
 fn install(driver: &mut Driver<'_>, mut wanted: Wanted, options: &Options) -> Result<Done, UpdateError> {
@@ -278,6 +328,14 @@ fn restart(
         fetched_bytes: amounts.fetched,
         copied_bytes: amounts.copied,
         kept_bytes: amounts.kept,
+        peak_memory_bytes: peak_memory(driver.platform),
         restarts,
     })
+}
+
+/// Returns the most memory that this process has used, in bytes (proc(5), `VmHWM`).
+pub fn peak_memory(platform: &dyn Platform) -> Option<u64> {
+    let status = crate::sys::read_text(platform.sys(), "/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -16,7 +16,7 @@ use super::platform::{Live, Platform};
 use super::quarantine::{self, Quarantine};
 use super::settings::Settings;
 use super::status::Status;
-use super::{floor, gate, rollback};
+use super::{floor, gate, rollback, store};
 use crate::sys::Sys;
 
 const USAGE: &str = "usage: kubesolo-update VERB [--json] [OPTION...]
@@ -29,6 +29,7 @@ const USAGE: &str = "usage: kubesolo-update VERB [--json] [OPTION...]
             gives the other slot a trial; the version that is left does not come again by itself
   history   says how updates ended
   metrics   [--listen ADDRESS:PORT]
+            serves the node's metrics; with --json prints them once
 Exit status: 0 done or nothing to do, 1 failed, 2 wrong usage, 3 the source could not be fetched or verified,
 4 refused: nothing was touched
 ";
@@ -161,12 +162,24 @@ fn sentence(done: &Done) -> String {
         Done::Available { running, version, towards } => {
             format!("{running} runs; {version} can be installed{}", step(towards))
         }
-        Done::Installed { version, towards, fetched_bytes, copied_bytes, kept_bytes, restarts, .. } => {
+        Done::Installed {
+            version,
+            towards,
+            fetched_bytes,
+            copied_bytes,
+            kept_bytes,
+            peak_memory_bytes,
+            restarts,
+            ..
+        } => {
             let version = version.as_ref().map_or("a version that is not known".to_owned(), Version::to_string);
             let now = if *restarts { "the node restarts" } else { "it starts with the next restart" };
+            let memory = peak_memory_bytes.map(|bytes| format!("; {} MiB of memory", bytes >> 20)).unwrap_or_default();
             let bytes = match fetched_bytes + copied_bytes + kept_bytes {
                 0 => String::new(),
-                _ => format!(" ({fetched_bytes} bytes fetched, {copied_bytes} copied, {kept_bytes} were there)"),
+                _ => {
+                    format!(" ({fetched_bytes} bytes fetched, {copied_bytes} copied, {kept_bytes} were there{memory})")
+                }
             };
             format!("{version} is installed{}{bytes}; {now}", step(towards))
         }
@@ -209,6 +222,7 @@ struct Report {
     source: String,
     automatic: bool,
     quarantine: Vec<quarantine::Entry>,
+    damaged: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -257,6 +271,7 @@ fn show_status(
         source: settings.source.url.clone(),
         automatic: settings.automatic,
         quarantine: Quarantine::read(sys, &settings.directory)?.entries,
+        damaged: store::damaged(sys, &settings.directory),
     };
     if json {
         print(out, &report);
@@ -290,6 +305,9 @@ fn lines(report: &Report) -> String {
     for entry in &report.quarantine {
         let version = entry.version.as_ref().map_or("unknown".to_owned(), Version::to_string);
         lines.push(format!("quarantine: {version}: {}", entry.reason));
+    }
+    if !report.damaged.is_empty() {
+        lines.push(format!("damaged, set aside: {}", report.damaged.join(", ")));
     }
     lines.into_iter().map(|line| line + "\n").collect()
 }

@@ -14,7 +14,7 @@ use crate::sys::{Exit, Sys};
 
 /// Name of the applet that the children are.
 pub const COMMAND: &str = "kubesolo-update";
-/// Time from the start of the service to the first look, in milliseconds: the node has its own work first.
+/// Shortest time from the start of the service to the first look, in milliseconds: the node has its own work first.
 const FIRST_LOOK_MS: u64 = 3 * 60_000;
 /// Time after which a child that could not do its work is started again, in milliseconds.
 const AGAIN_MS: u64 = 30_000;
@@ -25,7 +25,7 @@ const RETRY_MS: u64 = 10 * 60_000;
 pub fn main(sys: &dyn Sys, out: &mut dyn Write) -> i32 {
     settle(sys, out);
     let mut failures = 0;
-    let mut pause = FIRST_LOOK_MS;
+    let mut pause = None;
     loop {
         let settings = match Settings::read(sys) {
             Ok(settings) => settings,
@@ -34,15 +34,16 @@ pub fn main(sys: &dyn Sys, out: &mut dyn Write) -> i32 {
                 return i32::from(!matches!(error, error::UpdateError::Refused(error::Refusal::NoUpdates)));
             }
         };
-        let _ = writeln!(out, "update: next look in {} s", pause / 1000);
-        sys.sleep_ms(pause);
+        let wait = pause.unwrap_or_else(|| first_look(sys, &settings));
+        let _ = writeln!(out, "update: next look in {} s", wait / 1000);
+        sys.sleep_ms(wait);
         if settings.source.url.is_empty() {
-            pause = settings.interval_ms;
+            pause = Some(settings.interval_ms);
             continue;
         }
         let status = child(sys, &["apply", "--automatic"], out);
         failures = if status == error::SOURCE { failures + 1 } else { 0 };
-        pause = next_look(sys, &settings, status, failures);
+        pause = Some(next_look(sys, &settings, status, failures));
     }
 }
 
@@ -51,6 +52,12 @@ fn settle(sys: &dyn Sys, out: &mut dyn Write) {
     while !matches!(child(sys, &["settle"], out), error::OK | error::REFUSED | error::USAGE) {
         sys.sleep_ms(AGAIN_MS);
     }
+}
+
+/// Returns the time to the first look: a fleet that is switched on together does not come together. Up to as long again,
+/// but not more than a tenth of the interval.
+fn first_look(sys: &dyn Sys, settings: &Settings) -> u64 {
+    FIRST_LOOK_MS + jitter(sys, settings.interval_ms.min(10 * FIRST_LOOK_MS))
 }
 
 /// Returns the time to the next look: the interval and up to a tenth more; earlier when a window opens before, or when
@@ -104,6 +111,18 @@ mod tests {
     use super::*;
     use crate::sys::double::Double;
     use crate::update::testing::settings;
+
+    #[test]
+    fn the_first_look_of_a_fleet_is_spread() {
+        let sys = Double::new();
+        let mut settings = settings();
+        // As the double's random number has it.
+        let look = first_look(&sys, &settings);
+        assert!(look > FIRST_LOOK_MS && look <= 2 * FIRST_LOOK_MS, "{look}");
+        settings.interval_ms = 60_000;
+        let look = first_look(&sys, &settings);
+        assert!(look > FIRST_LOOK_MS && look <= FIRST_LOOK_MS + 6_000, "{look}");
+    }
 
     #[test]
     fn the_next_look_is_within_a_tenth_of_the_interval() {

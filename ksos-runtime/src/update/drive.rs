@@ -17,7 +17,7 @@ use super::quarantine::{self, Quarantine};
 use super::settings::Settings;
 use super::status::Status;
 use super::writer::BootableSlot;
-use super::{floor, writer};
+use super::{floor, mend, writer};
 use crate::sys::Disk;
 
 /// The kernel's id of this boot (random(4)).
@@ -47,6 +47,7 @@ impl<'a> Driver<'a> {
         let (journal, damage) = Journal::read(platform.sys(), &settings.directory);
         let mut driver = Driver { platform, settings, places, journal, notes: damage.into_iter().collect() };
         let found = driver.found()?;
+        driver.notes.extend(mend::mend(platform, settings));
         driver.know_running_slot();
         driver.advance(Event::Started(found))?;
         driver.conclude()?;
@@ -253,7 +254,7 @@ impl<'a> Driver<'a> {
 
     fn quarantine(&mut self, entry: quarantine::Entry) {
         let (sys, directory) = (self.platform.sys(), &self.settings.directory);
-        // A list that cannot be read is begun anew: what must not come again now matters most.
+        // A list that cannot be read now is begun anew: what must not come again now matters most.
         let mut list = Quarantine::read(sys, directory).unwrap_or_default();
         let added = list.add(entry, sys, directory);
         self.tolerate("the quarantine could not be written", added);

@@ -30,6 +30,9 @@ pub struct Entry {
     pub from: Option<Version>,
     /// SHA-256 of the signed release.
     pub release: Option<Digest>,
+    /// SHA-256 of the slot image.
+    #[serde(default)]
+    pub image: Option<Digest>,
     /// The slot.
     #[serde(with = "slot_name")]
     pub slot: Slot,
@@ -51,6 +54,7 @@ impl Entry {
             version: pending.version.clone(),
             from: pending.from.clone(),
             release: pending.release,
+            image: pending.image,
             slot: pending.target,
             result,
             reason: reason.to_owned(),

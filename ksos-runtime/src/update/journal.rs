@@ -95,3 +95,7 @@ fn index(slot: Slot) -> usize {
         Slot::B => 1,
     }
 }
+
+#[cfg(test)]
+#[path = "journal_tests.rs"]
+mod tests;

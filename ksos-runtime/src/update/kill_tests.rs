@@ -4,16 +4,15 @@
 #![expect(clippy::disallowed_methods, reason = "a test that runs itself as another process")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::sync::OnceLock;
 
 use ksos_formats::bootstate::{BootState, Slot};
 
-use super::apply::Options;
+use super::apply::{Done, Options};
 use super::gate::Verdicts;
 use super::machine::Outcome;
 use super::quarantine::Quarantine;
-use super::testing::{DIRECTORY, Made, World, image, make, version};
+use super::testing::{DIRECTORY, Fault, Made, World, image, make, version};
 use super::{floor, history, rollback};
 use crate::agent::health::Verdict;
 use crate::sys::double::{CUT_ENDS, CutEnds};
@@ -235,34 +234,43 @@ fn everything_fails_from_some_change_on() {
     }
 }
 
-/// What [`child_that_is_killed`] does, in the directory that it runs in.
+/// What [`child_that_is_killed`] does, in the directory that it runs in: what, before which change or after how many
+/// fetched bytes, in which slot and version.
 const PLAN: &str = "plan";
 
 /// Not a test by itself: runs as another process in the directory of a node, and ends by SIGKILL before a change.
 #[test]
-#[ignore = "the test below runs it"]
+#[ignore = "the tests below run it"]
 fn child_that_is_killed() {
     let Ok(plan) = std::fs::read_to_string(PLAN) else { return };
-    let (work, kill) = plan.split_once(' ').expect("two words");
+    let [work, kill, slot, running] = plan.split(' ').collect::<Vec<_>>()[..] else { panic!("four words: {plan}") };
     let root = std::env::current_dir().expect("a directory");
     let world = World::at(&root);
     world.publish(&[release()]);
-    if world.content(Slot::B) == Some(version("2.0.0")) && world.boot().trial == Some(2) {
-        world.booted.set(Slot::B);
-        world.settings.borrow_mut().image.version = "2.0.0".to_owned();
+    world.booted.set(Slot::from_name(slot).expect("a slot"));
+    running.clone_into(&mut world.settings.borrow_mut().image.version);
+    let kill: u32 = kill.parse().expect("a number");
+    if work == "fetch" {
+        world.fault(Some(Fault::KillsAfter(kill.into())));
+    } else {
+        world.sys.cut.set(Some(kill));
     }
-    world.sys.cut.set(Some(kill.trim().parse().expect("a number")));
     CUT_ENDS.set(CutEnds::Process);
     match work {
-        "apply" => drop(world.apply().expect("installed")),
-        _ => settle(&world),
+        "rollback" => {
+            let settings = world.settings.borrow().clone();
+            drop(rollback::rollback(&world, &settings, &Options::default()).expect("back"));
+        }
+        "settle" => settle(&world),
+        _ => drop(world.apply().expect("installed")),
     }
 }
 
-/// Runs the child; whether SIGKILL ended it.
-fn run_child(root: &Path, work: &str, kill: u32) -> bool {
+/// Runs the child on a node; whether SIGKILL ended it.
+fn run_child(world: &World, work: &str, kill: u32) -> bool {
     use std::os::unix::process::ExitStatusExt;
-    std::fs::write(root.join(PLAN), format!("{work} {kill}")).expect("written");
+    let (root, running) = (world.root(), world.settings.borrow().image.version.clone());
+    std::fs::write(root.join(PLAN), format!("{work} {kill} {} {running}", world.booted.get())).expect("written");
     let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
     command.args(["--exact", "update::kill_tests::child_that_is_killed", "--ignored"]);
     let output = command.current_dir(root).output().expect("it runs");
@@ -271,30 +279,108 @@ fn run_child(root: &Path, work: &str, kill: u32) -> bool {
     killed
 }
 
-#[test]
-fn kill_9_of_a_process_before_every_fourth_change() {
+/// Kills a process that does `work` on a node of `start` before every change that it makes; `after` is what comes then, and
+/// is told whether it was killed. Returns how often it was.
+fn kill_before_every_change(start: impl Fn() -> World, work: &str, after: impl Fn(&World, bool)) -> u32 {
     let mut kills = 0;
-    for kill in (0..).step_by(4) {
-        let world = World::new();
-        world.publish(&[release()]);
-        let was_killed = run_child(world.root(), "apply", kill);
-        kills += u32::from(was_killed);
+    loop {
+        let world = start();
+        let was_killed = run_child(&world, work, kills);
+        after(&world, was_killed);
+        if !was_killed {
+            return kills;
+        }
+        kills += 1;
+    }
+}
+
+fn new_node() -> World {
+    let world = World::new();
+    world.publish(&[release()]);
+    world
+}
+
+/// A node with 2.0.0 on trial.
+fn on_trial() -> World {
+    let world = new_node();
+    world.apply().expect("installed");
+    world.restart();
+    assert_eq!(world.boot(), BootState { generation: 2, active: Slot::A, trial: Some(2) });
+    world
+}
+
+#[test]
+fn kill_9_before_every_change_of_an_installation() {
+    let kills = kill_before_every_change(new_node, "apply", |world, was_killed| {
         if !was_killed {
             world.restart();
         }
-        go_on(&world, Then::Again);
-        if !was_killed {
-            break;
-        }
-    }
-    assert!(kills >= 5, "only {kills} kills");
-    for kill in [0, 1, 2, 3, 5] {
-        let world = World::new();
-        world.publish(&[release()]);
-        world.apply().expect("installed");
+        go_on(world, Then::Again);
+    });
+    assert!(kills >= 18, "only {kills} kills");
+}
+
+#[test]
+fn kill_9_while_chunks_are_fetched() {
+    let whole = new_node();
+    whole.apply().expect("installed");
+    let sent = whole.sent();
+    let mut kept = 0;
+    for part in 0..10 {
+        let world = new_node();
+        assert!(run_child(&world, "fetch", (sent * part / 10) as u32), "{part} tenths of {sent} bytes");
+        assert_eq!(world.boot(), BootState::initial(), "nothing of the boot state was touched");
+        // What had come is not asked for again, but for what a piece of the slot had not been written yet.
+        let Done::Installed { kept_bytes, .. } = world.apply().expect("it goes on") else { panic!("not installed") };
+        kept = kept.max(kept_bytes);
         world.restart();
-        assert_eq!(world.boot(), BootState { generation: 2, active: Slot::A, trial: Some(2) });
-        assert!(run_child(world.root(), "settle", kill), "change {kill} of a commit");
-        go_on(&world, Then::Restart);
+        go_on(&world, Then::Again);
     }
+    assert!(kept > 0, "an installation went on where it was");
+}
+
+#[test]
+fn kill_9_before_every_change_of_a_commit() {
+    let kills = kill_before_every_change(on_trial, "settle", |world, _| go_on(world, Then::Restart));
+    assert!(kills >= 8, "only {kills} kills");
+}
+
+#[test]
+fn kill_9_before_every_change_of_a_fall_back() {
+    let start = || {
+        let world = on_trial();
+        (0..3).for_each(|_| world.restart());
+        assert_eq!(world.booted.get(), Slot::A);
+        world
+    };
+    let kills = kill_before_every_change(start, "settle", |world, _| {
+        settle(world);
+        at_rest(world, Slot::A, "1.0.0");
+        assert_eq!(count(world, Outcome::RolledBack), 1);
+        assert!(matches!(world.apply(), Ok(Done::UpToDate { .. })));
+    });
+    assert!(kills >= 7, "only {kills} kills");
+}
+
+#[test]
+fn kill_9_before_every_change_of_a_rollback() {
+    let start = || {
+        let world = on_trial();
+        settle(&world);
+        world.publish(&[release(), make("2.1.0", image(4, 2 << 20))]);
+        world.apply().expect("2.1.0");
+        world.restart();
+        settle(&world);
+        world
+    };
+    let kills = kill_before_every_change(start, "rollback", |world, was_killed| {
+        world.restart();
+        settle(world);
+        // Killed before the trial: the node stays where it was; afterwards: it goes back.
+        let booted = world.booted.get();
+        assert_eq!(world.content(booted), Some(version(if booted == Slot::A { "2.1.0" } else { "2.0.0" })));
+        assert_eq!((world.boot().active, world.boot().trial), (booted, None));
+        assert!(was_killed || booted == Slot::B, "it goes back");
+    });
+    assert!(kills >= 4, "only {kills} kills");
 }

@@ -214,7 +214,9 @@ fn a_version_that_never_becomes_healthy_is_left_and_does_not_come_again() {
     let mut again = make("2.0.0", image(2, 2 << 20));
     again.release.expires = Some(NOW + 60 * 86_400);
     world.publish(&[again]);
-    let refused = refusal(world.apply());
+    assert!(matches!(world.apply(), Ok(Done::UpToDate { .. })));
+    let asked = Options { version: Some(version("2.0.0")), ..Options::default() };
+    let refused = refusal(world.apply_with(&asked));
     assert!(matches!(refused, Refusal::Quarantined { .. }), "{refused:?}");
     world.publish(&[make("2.0.0", image(2, 2 << 20))]);
     assert!(matches!(world.apply(), Ok(Done::UpToDate { .. })));
@@ -503,4 +505,81 @@ fn two_do_not_run_at_once() {
     assert_eq!(refusal(world.apply()), Refusal::Locked);
     drop(lock);
     world.apply().expect("installed");
+}
+
+/// A channel has a release that failed, signed anew, and an older one that is good.
+#[test]
+fn what_failed_and_was_signed_anew_is_left_out_for_an_older_one() {
+    let world = World::new();
+    let bad = make("2.1.0", image(2, 2 << 20));
+    world.publish(std::slice::from_ref(&bad));
+    world.apply().expect("installed");
+    (0..4).for_each(|_| world.restart());
+    world.settle().expect("fallen back");
+    let mut again = bad.clone();
+    again.release.created += 1;
+    let mut renamed = make("2.2.0", image(2, 2 << 20));
+    renamed.release.created += 2;
+    world.publish(&[make("2.0.0", image(4, 2 << 20)), again, renamed]);
+    let done = world.apply().expect("the older one");
+    assert!(matches!(&done, Done::Installed { version: Some(v), .. } if *v == version("2.0.0")), "{done:?}");
+    // From now on a look alone tells: their documents are known.
+    let list = Quarantine::read(&world.sys, DIRECTORY).expect("readable").entries;
+    assert_eq!(list.iter().filter(|entry| entry.image == Some(bad.release.slot.sha256)).count(), 3, "{list:?}");
+    world.restart();
+    assert_eq!(world.settle().expect("settled"), Verdicts::Kept);
+    let settings = world.settings.borrow().clone();
+    assert!(matches!(super::apply::check(&world, &settings, &Options::default()), Ok(Done::UpToDate { .. })));
+    // Asked for by its version, it is refused, and says why.
+    let asked = Options { version: Some(version("2.2.0")), ..Options::default() };
+    assert!(matches!(refusal(world.apply_with(&asked)), Refusal::Quarantined { .. }));
+}
+
+/// The site follows another channel, and goes back: each has its own sequence.
+#[test]
+fn another_channel_is_followed_with_its_own_sequence() {
+    let world = World::new();
+    let (stable, beta) = (make("1.5.0", image(2, 2 << 20)), make("2.0.0", image(4, 2 << 20)));
+    world.publish(&[stable.clone(), beta]);
+    // What `publish` has put into `stable` is in `beta`, with sequence 9; `stable` has the older one alone.
+    let all: ksos_formats::update::Channel = {
+        let bytes = world.published.borrow().channels["stable"].clone();
+        serde_json::from_slice(&ksos_formats::update::Envelope::parse(&bytes).expect("signed").payload).expect("JSON")
+    };
+    let releases = |count: usize| all.releases[..count].to_vec();
+    let named = |name: &str, sequence, count| ksos_formats::update::Channel {
+        channel: name.to_owned(),
+        ..world.channel(sequence, &releases(count))
+    };
+    world.publish_channel(&named("stable", 3, 1));
+    world.publish_channel(&named("beta", 9, 2));
+    let look = |channel: &str| {
+        let settings = Settings { channel: channel.to_owned(), ..world.settings.borrow().clone() };
+        super::apply::check(&world, &settings, &Options::default())
+    };
+    let available = |done: Result<Done, UpdateError>| match done.expect("a look") {
+        Done::Available { version, .. } => version,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(available(look("stable")), version("1.5.0"));
+    assert_eq!(available(look("beta")), version("2.0.0"));
+    assert_eq!(available(look("stable")), version("1.5.0"), "sequence 3 of stable is not behind 9 of beta");
+    // Of each, an older one is not believed; and one channel does not stand for another.
+    world.publish_channel(&named("beta", 8, 2));
+    let error = look("beta").expect_err("older");
+    assert!(matches!(error, UpdateError::Untrusted(Untrusted::Sequence { found: 8, seen: 9, .. })), "{error}");
+    let stable = world.published.borrow().channels["stable"].clone();
+    world.published.borrow_mut().channels.insert("beta".to_owned(), stable);
+    assert!(matches!(look("beta"), Err(UpdateError::Untrusted(Untrusted::Channel { .. }))));
+    assert!(matches!(look("nightly"), Err(UpdateError::Source(_))));
+    // The switch is only about what comes: it is installed and kept as any other.
+    world.publish_channel(&named("beta", 10, 2));
+    world.settings.borrow_mut().channel = "beta".to_owned();
+    world.apply().expect("installed");
+    world.restart();
+    assert_eq!(world.settle().expect("settled"), Verdicts::Kept);
+    // Back on stable, which has nothing newer, the node stays where it is.
+    world.settings.borrow_mut().channel = "stable".to_owned();
+    assert!(matches!(world.apply(), Ok(Done::UpToDate { .. })));
+    assert_eq!(world.content(world.booted.get()), Some(version("2.0.0")));
 }

@@ -8,10 +8,10 @@
 //! - [`install`], [`writer`], [`delta`]: the chunks of a release, and how they get into a slot.
 //! - [`gate`]: whether a new version is kept. [`daemon`]: the service that looks for updates. [`command`]:
 //!   `kubesolo-update`.
-//! - [`floor`], [`quarantine`], [`history`], [`status`], [`settings`], [`lock`], [`platform`]: what the rest stands on.
+//! - [`mend`]: what becomes of damaged documents. [`floor`], [`quarantine`], [`history`], [`status`], [`settings`], [`lock`], [`platform`]: what the rest stands on.
 //!
 //! One process at a time does anything but read: it holds [`lock`]. What is kept is below [`layout::UPDATE_DATA`] on the
-//! data partition, every file replaced as a whole:
+//! data partition, every file replaced as a whole; the floor, the quarantine and the sequences are kept twice (`*-2.json`):
 //!
 //! ```text
 //! state.json        the journal            floor.json       the lowest version that may come
@@ -33,6 +33,7 @@ pub mod install;
 pub mod journal;
 pub mod lock;
 pub mod machine;
+pub mod mend;
 pub mod places;
 pub mod platform;
 pub mod preflight;

@@ -1,4 +1,4 @@
-//! What must not come again by itself: releases whose trial failed or that the operator left. `quarantine.json`.
+//! What must not come again by itself: releases whose trial failed or that the operator left. `quarantine.json`, kept twice.
 //!
 //! A release is known by the digest of its document, and by that of its slot image: one that is signed anew is the same.
 //! The list is bounded; the oldest entry goes first.
@@ -8,11 +8,13 @@ use ksos_formats::update::Version;
 use serde::{Deserialize, Serialize};
 
 use super::error::UpdateError;
+use super::history;
+use super::machine::{Outcome, Purpose};
 use super::store;
 use crate::sys::Sys;
 
-/// Name of its file.
-pub const FILE: &str = "quarantine.json";
+/// Name of its copies.
+pub const NAME: &str = "quarantine";
 /// Most entries.
 pub const MAX_ENTRIES: usize = 64;
 
@@ -45,17 +47,52 @@ impl Entry {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantine {
     /// Entries, oldest first.
-    #[serde(default)]
     pub entries: Vec<Entry>,
 }
 
 impl Quarantine {
-    /// Reads it.
+    /// Reads it. When both copies are damaged it is what the history knows.
     ///
     /// # Errors
-    /// A file that cannot be read or understood.
+    /// A file that cannot be read now.
     pub fn read(sys: &dyn Sys, directory: &str) -> Result<Self, UpdateError> {
-        Ok(store::read(sys, &format!("{directory}/{FILE}"))?.unwrap_or_default())
+        let found = store::read_twice(sys, directory, NAME)?;
+        if found.is_lost() {
+            return Ok(Self::known(&history::read(sys, directory).unwrap_or_default()));
+        }
+        Ok(found.document.unwrap_or_default())
+    }
+
+    /// Returns what a history tells: what was rolled back and was not kept later.
+    pub fn known(entries: &[history::Entry]) -> Self {
+        let mut list = Quarantine::default();
+        for entry in entries {
+            let (purpose, result) = (entry.purpose, entry.result);
+            let left = match (purpose, result) {
+                (Purpose::Update, Outcome::RolledBack) => (entry.release, entry.image, &entry.version),
+                // Left by the operator; which release it was is not in the history.
+                (Purpose::Rollback, Outcome::RolledBack) => (None, None, &entry.from),
+                (_, Outcome::Succeeded) => {
+                    if let (Some(release), Some(version)) = (&entry.release, &entry.version) {
+                        list.entries.retain(|other| !other.means(release, entry.image.as_ref(), version));
+                    }
+                    continue;
+                }
+                _ => continue,
+            };
+            let (release, image, version) = (left.0, left.1, left.2.clone());
+            if release.is_some() || version.is_some() {
+                let (reason, since) = (entry.reason.clone(), entry.time);
+                list.entries.push(Entry { release, image, version, reason, since });
+            }
+        }
+        list.keep_newest();
+        list
+    }
+
+    fn keep_newest(&mut self) {
+        let surplus = self.entries.len().saturating_sub(MAX_ENTRIES);
+        self.entries.drain(..surplus);
     }
 
     /// Returns the entry that means a release.
@@ -75,8 +112,7 @@ impl Quarantine {
             return Ok(());
         }
         self.entries.push(entry);
-        let surplus = self.entries.len().saturating_sub(MAX_ENTRIES);
-        self.entries.drain(..surplus);
+        self.keep_newest();
         self.write(sys, directory)
     }
 
@@ -96,6 +132,6 @@ impl Quarantine {
     }
 
     fn write(&self, sys: &dyn Sys, directory: &str) -> Result<(), UpdateError> {
-        Ok(store::write(sys, &format!("{directory}/{FILE}"), self)?)
+        Ok(store::write_twice(sys, directory, NAME, self)?)
     }
 }

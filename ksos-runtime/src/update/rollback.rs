@@ -1,6 +1,6 @@
 //! `kubesolo-update rollback`: a trial of the other slot, which has worked before.
 
-use super::apply::{Done, Options};
+use super::apply::{self, Done, Options};
 use super::drive::{Driver, boot_id};
 use super::error::{Refusal, UpdateError};
 use super::machine::{Event, Pending, Purpose};
@@ -61,6 +61,7 @@ pub fn rollback(platform: &dyn Platform, settings: &Settings, options: &Options)
         fetched_bytes: 0,
         copied_bytes: 0,
         kept_bytes: 0,
+        peak_memory_bytes: apply::peak_memory(platform),
         restarts,
     })
 }

@@ -140,3 +140,7 @@ fn cosign_keys(sys: &dyn Sys) -> Result<Vec<String>, UpdateError> {
     }
     Ok(keys)
 }
+
+#[cfg(test)]
+#[path = "settings_tests.rs"]
+mod tests;

@@ -23,6 +23,8 @@ pub struct Status {
     pub problem: String,
     /// The last update that ended.
     pub last: Option<Last>,
+    /// Damaged documents that were set aside, by their names.
+    pub damaged: Vec<String>,
 }
 
 /// An update that ended.
@@ -43,13 +45,14 @@ impl Status {
         store::read(sys, layout::UPDATE_STATUS).ok().flatten().unwrap_or_default()
     }
 
-    /// Replaces it, with what the history below `directory` says of the last update.
+    /// Replaces it, with what the history below `directory` says of the last update, and what was set aside there.
     ///
     /// # Errors
     /// As [`Sys::replace`].
     pub fn write(mut self, sys: &dyn Sys, directory: &str) -> sys::Result<()> {
         let entries = history::read(sys, directory).unwrap_or_default();
         self.last = entries.iter().rev().find(|entry| entry.result != Outcome::Installed).map(last);
+        self.damaged = store::damaged(sys, directory);
         let mut bytes = serde_json::to_vec(&self)
             .map_err(|error| sys::Error::stated("write", layout::UPDATE_STATUS, error.to_string()))?;
         bytes.push(b'\n');

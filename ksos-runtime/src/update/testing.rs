@@ -199,6 +199,8 @@ pub(super) enum Fault {
     Whole,
     /// The connection breaks for good after so many bytes in all.
     BreaksAfter(u64),
+    /// This process is killed after so many bytes in all.
+    KillsAfter(u64),
     /// One byte of the chunk file is another.
     Flips(u64),
     /// Other bytes than were asked for.
@@ -278,6 +280,11 @@ impl Source for DoubleSource {
                 && published.sent.get() + part > limit
             {
                 return Err(SourceError::Network { url: "chunks".to_owned(), reason: "it broke".to_owned() });
+            }
+            if let Some(Fault::KillsAfter(limit)) = fault
+                && published.sent.get() + part > limit
+            {
+                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
             }
             published.sent.set(published.sent.get() + part);
             sink(at, &bytes).map_err(|_| SourceError::Stopped)?;

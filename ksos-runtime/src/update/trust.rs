@@ -20,8 +20,8 @@ use super::source::{ChannelName, Source};
 use super::store;
 use crate::sys::Sys;
 
-/// Name of the file with the sequences.
-pub const CHANNELS_FILE: &str = "channels.json";
+/// Name of the copies of [`Seen`].
+pub const CHANNELS: &str = "channels";
 /// Directory with the key sets that followed the image's.
 pub const KEYS_DIRECTORY: &str = "keys";
 /// Most key sets that are followed in one go.
@@ -29,9 +29,9 @@ const MAX_ROTATIONS: u64 = 256;
 /// How far a document's creation may lie ahead of a clock that is right, in seconds.
 const CLOCK_SLACK: u64 = 24 * 3600;
 
-#[derive(Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Seen {
+/// What was seen, and is not gone back behind.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Seen {
     /// Sequence by channel.
     sequences: BTreeMap<String, u64>,
     /// Version of the newest key set that was in use.
@@ -51,16 +51,17 @@ impl Trust<'_> {
         self.sys.wall_clock()
     }
 
-    fn seen_path(&self) -> String {
-        format!("{}/{CHANNELS_FILE}", self.settings.directory)
+    fn seen(&self) -> Result<Seen, UpdateError> {
+        let found = store::read_twice(self.sys, &self.settings.directory, CHANNELS)?;
+        Ok(found.document.unwrap_or_default())
     }
 
     /// Notes what was seen. A data partition that takes nothing more is no reason not to believe what is verified.
     fn note(&self, change: impl FnOnce(&mut Seen)) -> Result<(), UpdateError> {
-        let mut seen: Seen = store::read(self.sys, &self.seen_path())?.unwrap_or_default();
+        let mut seen = self.seen()?;
         change(&mut seen);
         let _ = self.sys.make_directory(&self.settings.directory, 0o700);
-        let _ = store::write(self.sys, &self.seen_path(), &seen);
+        let _ = store::write_twice(self.sys, &self.settings.directory, CHANNELS, &seen);
         Ok(())
     }
 
@@ -69,7 +70,7 @@ impl Trust<'_> {
     /// # Errors
     /// The image has none; one that does not follow; the newest has expired.
     pub fn keys(&self, source: &mut dyn Source) -> Result<KeySet, UpdateError> {
-        let seen: Seen = store::read(self.sys, &self.seen_path())?.unwrap_or_default();
+        let seen = self.seen()?;
         let mut keys = self.image_keys()?;
         let directory = format!("{}/{KEYS_DIRECTORY}", self.settings.directory);
         for _ in 0..MAX_ROTATIONS {
@@ -130,7 +131,7 @@ impl Trust<'_> {
     }
 
     fn sequence(&self, channel: &Channel) -> Result<(), UpdateError> {
-        let seen: Seen = store::read(self.sys, &self.seen_path())?.unwrap_or_default();
+        let seen = self.seen()?;
         let seen = seen.sequences.get(&channel.channel).copied().unwrap_or(0);
         let (name, found) = (channel.channel.clone(), channel.sequence);
         if found < seen {

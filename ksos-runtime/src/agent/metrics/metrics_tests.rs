@@ -151,6 +151,48 @@ fn numbers_of_series_are_bounded() {
     assert_eq!(text.matches("kubesolo_os_service_up{").count(), SERIES_LIMIT);
 }
 
+/// The document has what the page has, but for what only the process that serves it knows.
+#[test]
+fn the_document_has_the_samples_of_the_page() {
+    for sys in [machine(), Double::new()] {
+        let facts = read_facts(&sys);
+        let document = document(&sys, &facts, &health::evaluate_facts(&sys, &facts));
+        assert_eq!(document["format"], 1);
+        let metrics = document["metrics"].as_array().expect("a list");
+        let mut names: Vec<&str> = metrics.iter().map(|metric| metric["name"].as_str().expect("a name")).collect();
+        names.extend([
+            "kubesolo_os_kubeconfig_served",
+            "kubesolo_os_kubeconfig_fetches_total",
+            "kubesolo_os_agent_connections_rejected_total",
+        ]);
+        let page = page(&sys, Format::Text);
+        let served: Vec<&str> =
+            page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+        assert_eq!(names, served);
+        let samples = metrics.iter().flat_map(|metric| metric["samples"].as_array().expect("a list"));
+        assert_eq!(samples.count() + 3, page.lines().filter(|line| !line.starts_with('#')).count());
+    }
+    let sys = machine();
+    let mut out = Vec::new();
+    assert_eq!(crate::agent::metrics(&sys, &["--json".to_owned()], &mut out), 0);
+    let printed: serde_json::Value = serde_json::from_slice(&out).expect("JSON");
+    let find = |name: &str| {
+        let metrics = printed["metrics"].as_array().expect("a list");
+        metrics.iter().find(|metric| metric["name"] == name).unwrap_or_else(|| panic!("{name}: {printed:#}"))
+    };
+    assert_eq!(find("kubesolo_os_boot_counter")["samples"], json!([{"labels": {}, "value": 2.0}]));
+    let restarts = find("kubesolo_os_service_restarts_total");
+    assert_eq!(
+        (&restarts["type"], &restarts["samples"][0]["labels"]),
+        (&json!("counter"), &json!({"service": "kubesolo"}))
+    );
+    for wrong in [&["--json", "--listen", ":1"][..], &["--json=1"], &["--text"]] {
+        let (arguments, mut out) = (wrong.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>(), Vec::new());
+        assert_eq!(crate::agent::metrics(&sys, &arguments, &mut out), 2, "{wrong:?}");
+        assert!(String::from_utf8_lossy(&out).starts_with("usage: "), "{wrong:?}");
+    }
+}
+
 /// The one complaint is about a name that is fixed.
 #[test]
 fn promtool_takes_the_page() {

@@ -13,6 +13,7 @@ use crate::sys::Sys;
 
 use super::facts::{self, Facts};
 use super::health::{Health, Outcome, Verdict};
+use serde_json::{Value, json};
 use text::{Format, Kind, Metric, Sample, append, finish};
 
 /// Most samples of one metric.
@@ -29,9 +30,37 @@ pub(super) struct Own {
     pub(super) kubeconfig: (bool, u32),
 }
 
+/// The current value of the field `format` of [`document`].
+const DOCUMENT_FORMAT: u32 = 1;
+
 /// Returns what `/metrics` answers.
 pub(super) fn render(sys: &dyn Sys, facts: &Facts, health: &Health, own: Own, format: Format) -> String {
-    let mut page = Page { text: String::with_capacity(8 << 10), format };
+    let mut page = collect(sys, facts, health);
+    agent(&mut page, own);
+    let mut text = String::with_capacity(8 << 10);
+    page.metrics.iter().for_each(|(metric, samples)| append(&mut text, format, metric, samples));
+    finish(&mut text, format);
+    text
+}
+
+/// Returns the document of `kubesolo-update metrics --json`: the metrics as they are now, but for what only the process
+/// that serves them knows. Readers ignore fields that they do not know.
+pub(super) fn document(sys: &dyn Sys, facts: &Facts, health: &Health) -> Value {
+    let sample = |sample: &Sample| {
+        let labels: serde_json::Map<String, Value> =
+            sample.labels.iter().map(|(name, value)| ((*name).to_owned(), value.as_str().into())).collect();
+        json!({"labels": labels, "value": sample.value})
+    };
+    let metric = |(metric, samples): &(Metric, Vec<Sample>)| {
+        let samples: Vec<Value> = samples.iter().map(sample).collect();
+        json!({"name": metric.name, "type": metric.kind.name(), "help": metric.help, "samples": samples})
+    };
+    let metrics: Vec<Value> = collect(sys, facts, health).metrics.iter().map(metric).collect();
+    json!({"format": DOCUMENT_FORMAT, "metrics": metrics})
+}
+
+fn collect(sys: &dyn Sys, facts: &Facts, health: &Health) -> Page {
+    let mut page = Page::default();
     identity(&mut page, sys, facts);
     boot(&mut page, sys, facts);
     services(&mut page, facts);
@@ -41,18 +70,17 @@ pub(super) fn render(sys: &dyn Sys, facts: &Facts, health: &Health, own: Own, fo
     data(&mut page, sys, facts);
     network(&mut page, sys, facts);
     update(&mut page, sys);
-    agent(&mut page, own);
-    finish(&mut page.text, format);
-    page.text
+    page
 }
 
+/// Metrics with their samples, in the order in which they are shown.
+#[derive(Default)]
 struct Page {
-    text: String,
-    format: Format,
+    metrics: Vec<(Metric, Vec<Sample>)>,
 }
 
 impl Page {
-    /// Appends a metric. Of samples with the same labels, which may be so only because they were cut, the first is taken:
+    /// Adds a metric; one without samples is left out. Of samples with the same labels, which may be so only because they were cut, the first is taken:
     /// one series must not be there twice.
     fn samples(&mut self, name: &'static str, kind: Kind, help: &'static str, samples: Vec<Sample>) {
         let mut kept: Vec<Sample> = Vec::new();
@@ -67,7 +95,9 @@ impl Page {
                 kept.push(sample);
             }
         }
-        append(&mut self.text, self.format, &Metric { name, kind, help }, &kept);
+        if !kept.is_empty() {
+            self.metrics.push((Metric { name, kind, help }, kept));
+        }
     }
 
     fn gauge(&mut self, name: &'static str, help: &'static str, value: impl Into<Option<f64>>) {
@@ -266,6 +296,8 @@ fn update(page: &mut Page, sys: &dyn Sys) {
     let update = facts::update(sys).unwrap_or_default();
     let help = "Whether a newer version can be installed.";
     page.flag("kubesolo_os_update_available", help, update.available.is_some());
+    let help = "Damaged documents of updates that were set aside.";
+    page.gauge("kubesolo_os_update_damaged_documents", help, number(update.damaged.len() as u64));
     let version = update.available.map(|version| labelled("version", &version, 1.0));
     let help = "The version that can be installed.";
     page.samples("kubesolo_os_update_available_version", Kind::Gauge, help, version.into_iter().collect());

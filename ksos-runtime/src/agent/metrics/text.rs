@@ -53,6 +53,17 @@ pub(in crate::agent) enum Kind {
     Info,
 }
 
+impl Kind {
+    /// Returns its name in the JSON document, as OpenMetrics has it.
+    pub(in crate::agent) fn name(self) -> &'static str {
+        match self {
+            Kind::Gauge => "gauge",
+            Kind::Counter => "counter",
+            Kind::Info => "info",
+        }
+    }
+}
+
 /// A metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::agent) struct Metric {
