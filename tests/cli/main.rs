@@ -15,6 +15,7 @@ mod push;
 mod registry;
 mod release;
 mod remote_cache;
+mod signatures;
 mod sources;
 mod supply;
 

@@ -193,7 +193,8 @@ fn machines_share_what_they_have_made() {
     let outcome = run(&mut first.writes(&remote)).expect_code(0);
     let report = built(&outcome);
     let (ran, steps) = (number(&report["ran"]), number(&report["steps"]));
-    assert_eq!((&report["remote"]["written"], &report["remote"]["unwritten"]), (&ran.into(), &0.into()));
+    let told = (&report["remote"]["written"], &report["remote"]["unwritten"]);
+    assert_eq!(told, (&ran.into(), &0.into()), "{}", outcome.stderr);
     assert!(ran > 20 && ran < steps, "{report}");
     let image = first.image();
 
@@ -261,7 +262,7 @@ fn what_is_behind_a_change_is_made(first: &Machine, remote: &str) {
         let outcome = Outcome::from(child.wait_with_output().unwrap()).expect_code(0);
         let report = built(&outcome);
         // The root file system, and the initramfs that has its hash; or what the other was quicker with.
-        assert!(number(&report["ran"]) <= 2 && report["remote"]["unwritten"] == 0, "{report}");
+        assert!(number(&report["ran"]) <= 2 && report["remote"]["unwritten"] == 0, "{report} {}", outcome.stderr);
     }
     assert_eq!(first.image(), second.image());
     let third = Machine::new(Some(&first.path(LOCK)));
