@@ -68,6 +68,7 @@ fn what_was_pushed_with_a_key_verifies_with_that_key_alone() {
     let work = Work::new();
     keys(&work);
     work.write("os-1.0.0-x86_64.qcow2", &noise(70_000, 8));
+    work.write("os-1.0.0-x86_64.spdx.json", b"{}");
     layout(&work.path("app"), &["amd64", "arm64"], "app");
     for (input, repository) in [("os-1.0.0-x86_64.qcow2", "team/os"), ("app", "team/app")] {
         let name = format!("{}/{repository}:v1", registry.address());
@@ -98,6 +99,7 @@ fn what_was_pushed_with_a_key_verifies_with_that_key_alone() {
             verify(&work, &format!("{}/{repository}@{digest}", registry.address()), &["ec.pub"]).expect_code(0);
             signed.push((digest, MANIFEST.to_owned()));
         }
+        inspected(&work, &place, input == "app");
         assert_eq!(signed.len(), if input == "app" { 3 } else { 1 });
         assert_eq!(signed[0].1, if input == "app" { INDEX } else { MANIFEST });
         for (digest, media_type) in signed {
@@ -109,6 +111,32 @@ fn what_was_pushed_with_a_key_verifies_with_that_key_alone() {
             }
         }
     }
+}
+
+/// `inspect` shows what the tag leads to, and what refers to that.
+fn inspected(work: &Work, place: &str, index: bool) {
+    let inspect = |more: &[&str]| {
+        let mut command = compose(&work.path(""));
+        command.args(["inspect", place]).args(more).env("KSOS_CACHE", work.path("cache"));
+        run(command.env("DOCKER_CONFIG", work.path("docker"))).expect_code(0).stdout
+    };
+    let text = inspect(&[]);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    contains(&text, &[place, "In the registry", "Beside it"]);
+    assert_eq!(text.matches("cosign, bundle").count(), 2, "{text}");
+    assert_eq!(text.matches("cosign, classic").count(), 1, "{text}");
+    let found: Value = serde_json::from_str(&inspect(&["--json"])).unwrap();
+    let entries = found["artifact"]["entries"].as_array().unwrap();
+    if index {
+        contains(&text, &["index, ", "linux/amd64", "linux/arm64"]);
+        assert_eq!((&found["kind"], entries.len()), (&json!("index"), 2), "{found:#}");
+        return;
+    }
+    contains(
+        &text,
+        &["artifact, 68.4 KiB", "org.opencontainers.image.version = 1.0.0", "os-1.0.0-x86_64.qcow2", "SPDX"],
+    );
+    assert_eq!((&found["kind"], &found["size"], entries.len()), (&json!("artifact"), &json!(70_000), 1), "{found:#}");
 }
 
 #[test]

@@ -86,8 +86,8 @@ fn of_index(found: &Found) -> Option<ArtifactInfo> {
         digest: format!("sha256:{}", found.digest),
         media_type: INDEX.to_owned(),
         artifact_type: String::new(),
+        annotations: index.annotations.clone(),
         entries: entries.collect(),
-        ..ArtifactInfo::default()
     })
 }
 
@@ -110,6 +110,9 @@ fn referrers(registry: &Registry<'_>, digest: &Digest) -> Result<Vec<Beside>, Op
             let Ok(index) = Index::parse(bytes) else { continue };
             // Registries may list everything.
             for descriptor in index.manifests.iter().filter(|entry| entry.artifact_type.as_deref() == Some(kind)) {
+                if found.iter().any(|known: &Beside| known.name == descriptor.digest) {
+                    continue;
+                }
                 let (what, name) = (what.to_owned(), descriptor.digest.clone());
                 found.push(Beside { what, name, detail: detail.to_owned() });
             }
