@@ -12,13 +12,14 @@ use ksos_tests::run;
 use serde_json::Value;
 
 use super::registry::is_there;
-use super::{Project, with_documents};
+use super::{Project, root_must, with_documents};
 
 const EXAMPLE: &str = "examples/updating-node.toml";
 const STEM: &str = "updating-node-0.1.0-x86_64";
-const FORMATS: [(&str, &str); 8] = [
+const FORMATS: [(&str, &str); 9] = [
     ("disk", ".img"),
     ("disk-zst", ".img.zst"),
+    ("iso", ".iso"),
     ("oci-image", ".oci.tar"),
     ("oci-artifact", ".disk.oci.tar"),
     ("qcow2", ".qcow2"),
@@ -109,6 +110,9 @@ fn disks(out: &Path) {
         let script = format!("qemu-img compare -f raw -F {format} {STEM}.img {STEM}.{suffix}");
         let compared = foreign("qemu-img", out, &script);
         assert!(compared.is_none_or(|text| text.contains("Images are identical.")), "{suffix}");
+        // As somebody has it who converts it for another hypervisor.
+        let convert = format!("qemu-img convert -f {format} -O raw {STEM}.{suffix} back.raw");
+        foreign("qemu-img", out, &format!("{convert}; cmp back.raw {STEM}.img; rm back.raw"));
     }
     let allocated = |suffix: &str| fs::metadata(out.join(format!("{STEM}{suffix}"))).unwrap().blocks() * 512;
     for suffix in [".qcow2", ".vhd"] {
@@ -147,7 +151,8 @@ fn run_container(bundle: &Path) {
     let mut command = Command::new("runc");
     let outcome = run(command.arg("--root").arg(bundle.join("state")).args(["run", &id]).current_dir(bundle));
     let forbidden = ["Operation not permitted", "permission denied", "Permission denied", "Read-only file system"];
-    if outcome.code != 0 && forbidden.iter().any(|text| outcome.stderr.contains(text)) {
+    let refused = outcome.code != 0 && forbidden.iter().any(|text| outcome.stderr.contains(text));
+    if refused && !root_must() {
         eprintln!("skipped: containers are not permitted here: {}", outcome.stderr.trim());
         return;
     }
