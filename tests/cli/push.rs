@@ -205,6 +205,12 @@ fn several_files_become_one_index() {
         told,
         [(files[0], "amd64", disk), (files[1], "arm64", disk), (files[2], "amd64", disk), (files[3], "amd64", disk)]
     );
+    let mut command = ksos_tests::compose(work.directory.path());
+    command.args(["inspect", &format!("{place}:1.0.0"), "--json"]).env("KSOS_CACHE", work.path("cache"));
+    let inspected = parse(&run(command.env("DOCKER_CONFIG", work.path("docker"))).expect_code(0).stdout);
+    let shown = inspected["artifact"]["entries"].as_array().unwrap();
+    let shown: Vec<_> = shown.iter().map(|entry| (entry["name"].as_str().unwrap(), entry["size"].as_u64())).collect();
+    assert_eq!(shown, files.map(|file| (file, Some(70_000))), "{inspected:#}");
     let arm = entries[1]["digest"].as_str().unwrap();
     let (about, _) = inspect(&format!("{}/team/os:{}", registry.address(), arm.replace(':', "-")));
     assert_eq!(about["manifests"][0]["artifactType"], "application/spdx+json");

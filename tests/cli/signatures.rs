@@ -129,6 +129,7 @@ fn inspected(work: &Work, place: &str, index: bool) {
     let entries = found["artifact"]["entries"].as_array().unwrap();
     if index {
         contains(&text, &["index, ", "linux/amd64", "linux/arm64"]);
+        assert!(entries.iter().all(|entry| entry["size"].as_u64() > Some(200_000)), "sizes of images: {found:#}");
         assert_eq!((&found["kind"], entries.len()), (&json!("index"), 2), "{found:#}");
         return;
     }
