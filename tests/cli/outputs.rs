@@ -16,10 +16,9 @@ use super::{Project, root_must, with_documents};
 
 const EXAMPLE: &str = "examples/updating-node.toml";
 const STEM: &str = "updating-node-0.1.0-x86_64";
-const FORMATS: [(&str, &str); 9] = [
+const FORMATS: [(&str, &str); 8] = [
     ("disk", ".img"),
     ("disk-zst", ".img.zst"),
-    ("iso", ".iso"),
     ("oci-image", ".oci.tar"),
     ("oci-artifact", ".disk.oci.tar"),
     ("qcow2", ".qcow2"),
