@@ -525,8 +525,8 @@ pub struct PushArguments {
     /// Take blobs that another repository of the registry has from there; repeat it for several.
     #[arg(long = "mount-from", value_name = "REPOSITORY")]
     pub mounts: Vec<String>,
-    /// Speak http: to a registry on this machine alone (which is the default for one), to any registry with `force`; `never`
-    /// speaks https to one on this machine, too.
+    /// Speak http: to a registry on this machine alone (which is the default for one), to any registry with `force`, which
+    /// `oci+http://` needs, too; `never` speaks https to one on this machine.
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true, default_missing_value = "loopback")]
     pub plain_http: Option<PlainHttp>,
     /// How releases are published, and what is common.

@@ -60,6 +60,13 @@ impl View {
         let room = WIDTH - 16;
         let mut rest = String::new();
         for word in value.split_whitespace().map(shown) {
+            // A digest with its algorithm: on a line of its own, to be copied as it is.
+            if width(&word) > room {
+                let indent = WIDTH.saturating_sub(width(&word)).max(2);
+                self.line(&format!("{label}{rest}"));
+                (label, rest) = (" ".repeat(indent), word);
+                continue;
+            }
             if !rest.is_empty() && width(&rest) + 1 + width(&word) > room {
                 let line = format!("{label}{rest}");
                 self.line(&line);

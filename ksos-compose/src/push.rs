@@ -77,17 +77,18 @@ pub fn push(session: &Session, arguments: &PushArguments) -> Result<ExitCode, Op
 /// Decides whether the registry is spoken to by http.
 fn secured(mut location: Location, text: &str, plain: Option<PlainHttp>) -> Result<Location, RegistryError> {
     let is_here = is_loopback(&location.place.registry);
+    let asks = text.starts_with("oci+http:");
     let wrong = |reason: &str| RegistryError::Place { text: text.to_owned(), reason: reason.to_owned() };
     match plain {
-        None => {}
-        Some(PlainHttp::Loopback) if !is_here => {
+        None if !asks => {}
+        None | Some(PlainHttp::Loopback) if !is_here => {
             return Err(wrong(
                 "the registry is not on this machine, and http shows everybody on the way the password and \
                               what is pushed; --plain-http=force does it",
             ));
         }
-        Some(PlainHttp::Loopback | PlainHttp::Force) => location.place.plain = true,
-        Some(PlainHttp::Never) if text.starts_with("oci+http:") => return Err(wrong("it asks for http")),
+        None | Some(PlainHttp::Loopback | PlainHttp::Force) => location.place.plain = true,
+        Some(PlainHttp::Never) if asks => return Err(wrong("it asks for http")),
         Some(PlainHttp::Never) => location.place.plain = false,
     }
     Ok(location)

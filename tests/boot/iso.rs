@@ -113,11 +113,13 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
-fn from_a_cd_under_secure_boot_the_menu_installs_to_the_only_disk_which_boots_by_uefi() {
+fn from_a_cd_under_secure_boot_the_menu_installs_to_a_disk_that_is_named_which_boots_by_uefi() {
     let images = images();
     let directory = tempfile::tempdir().expect("a temporary directory");
     let disk = directory.path().join("disk.img");
-    let install = |script: &str| script.replace("set default=live", "set default=install");
+    let install = |script: &str| {
+        script.replace("set default=live", "set default=install").replace("ksos.install=auto", "ksos.install=/dev/vda")
+    };
     let iso = edited(&images.iso, directory.path(), &install);
     let outcome = boot(&iso, &["--secure-boot", "--persist", text(&disk)]).expect_code(0);
     expect_line(&outcome, "install: test-iso 1.0.0 to /dev/vda, as the kernel command line asks for");
@@ -143,15 +145,15 @@ fn seed_on_fat(directory: &tempfile::TempDir) -> PathBuf {
 }
 
 #[test]
-fn from_a_stick_the_configuration_installs_and_live_and_installed_system_share_the_data() {
+fn from_a_stick_the_configuration_installs_to_the_only_disk_and_live_and_installed_system_share_the_data() {
     let images = images();
     let directory = tempfile::tempdir().expect("a temporary directory");
     let (disk, configuration) = (directory.path().join("disk.img"), directory.path().join("configuration"));
-    fs::write(&configuration, "install:\n  disk: /dev/vda\n  then: live\n").expect("written");
+    fs::write(&configuration, "install:\n  disk: auto\n  then: live\n").expect("written");
     let iso = edited(&images.iso, directory.path(), &plain);
     let site = ["--until", "ready", "--config", text(&configuration), "--persist", text(&disk)];
-    let outcome = boot(&iso, &[&["--usb"][..], &site].concat());
-    let outcome = expect_ready(outcome, &["slot=-", "secure-boot=off", "boot=1"]);
+    let outcome = boot(&iso, &[&["--usb", "--secure-boot"][..], &site].concat());
+    let outcome = expect_ready(outcome, &["slot=-", "secure-boot=on", "boot=1"]);
     expect_line(&outcome, "(live from /dev/sd");
     expect_line(&outcome, "install: test-iso 1.0.0 to /dev/vda, as /dev/vdb:user-data asks for");
     expect_line(&outcome, "stage 30 data: ok ");
@@ -208,15 +210,58 @@ fn by_bios_from_a_cd_disks_that_cannot_be_meant_are_refused() {
     }
 }
 
+/// Nothing boots here: what `inspect` and `verify` say of the image.
+#[test]
+fn it_shows_what_it_is_and_a_wrong_byte_is_named() {
+    let images = images();
+    let directory = images.iso.parent().expect("a directory");
+    let name = text(Path::new(images.iso.file_name().expect("it has a name")));
+    let composer = |arguments: &[&str]| run(compose(directory).args(arguments));
+    let shown = composer(&["inspect", name]).expect_code(0).stdout;
+    assert!(shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+    let parts =
+        ["iso, ", "ISO 9660", "boots", "test-iso 1.0.0 x86_64", "root hash", "Sizes by component", "█", "SPDX 2.3"];
+    for part in parts {
+        assert!(shown.contains(part), "no {part:?} in {shown}");
+    }
+    let json = composer(&["inspect", name, "--json"]).expect_code(0).stdout;
+    let found: serde_json::Value = serde_json::from_str(&json).expect("--json prints JSON");
+    assert_eq!(found["kind"], "iso");
+    assert!(found["iso"]["volume"].as_str().is_some_and(|volume| volume.starts_with("KSOS_")), "{json}");
+    assert_eq!(found["iso"]["boot"].as_array().map(Vec::len), Some(2), "BIOS and UEFI: {json}");
+    let system = &found["systems"][0];
+    let names = |list: &str| -> Vec<&str> {
+        system[list].as_array().into_iter().flatten().filter_map(|entry| entry["name"].as_str()).collect()
+    };
+    assert!(names("packages").contains(&"dropbear-bin") && names("contents").contains(&"runtime"), "{json}");
+
+    let verified = composer(&["verify", name]).expect_code(0).stdout;
+    for part in
+        ["SHA256SUMS: lists", ".intoto.json: is about", "vmlinuz: has the digest", "root.squashfs: has the digest"]
+    {
+        assert!(verified.contains(part), "no {part:?} in {verified}");
+    }
+    let mut bytes = fs::read(&images.iso).expect("it was built");
+    // Files begin at blocks of the volume; this is the magic of SquashFS.
+    let root = (0..bytes.len()).step_by(2048).find(|at| bytes[*at..].starts_with(b"hsqs")).expect("a SquashFS image");
+    bytes[root + (1 << 20)] ^= 1;
+    let alone = tempfile::tempdir().expect("a temporary directory");
+    fs::write(alone.path().join(name), bytes).expect("written");
+    let refused = run(compose(alone.path()).args(["verify", name])).expect_code(1).stdout;
+    assert!(refused.contains("FAILED") && refused.contains("root.squashfs: has SHA-256"), "{refused}");
+}
+
 #[test]
 fn the_disk_image_boots_by_bios() {
     expect_ready(boot(&images().disk, &["--bios", "--until", "ready"]), &["slot=a", "secure-boot=off"]);
 }
 
 #[test]
-fn for_arm64_it_is_live_from_a_cd_under_secure_boot() {
+fn for_arm64_it_is_live_from_a_cd_under_secure_boot_and_from_a_stick() {
     let images = build("arm64");
     let iso = edited(&images.iso, images.directory.path(), &plain);
     let outcome = boot(&iso, &["--secure-boot", "--until", "ready"]);
     expect_ready(outcome, &["arch=arm64", "slot=-", "secure-boot=on"]);
+    let outcome = expect_ready(boot(&iso, &["--usb", "--until", "ready"]), &["slot=-", "secure-boot=off"]);
+    expect_line(&outcome, "(live from /dev/sd");
 }

@@ -224,6 +224,28 @@ fn every_make_target_exists_and_what_it_calls_can_be_run() {
     assert!(script.contains("flash x.img /dev/sdx"), "{script}");
 }
 
+/// Those that need no disk image, really run.
+#[test]
+fn make_targets_write_what_they_say() {
+    if Command::new("make").arg("--version").output().is_err() {
+        assert!(std::env::var_os("KSOS_REQUIRE_TOOLS").is_none(), "make is not installed");
+        eprintln!("skipped: make is not installed");
+        return;
+    }
+    let project = super::Project::new();
+    let out = project.path.join("made");
+    for (target, suffix) in [("kernel", ".vmlinuz"), ("initramfs", ".initrd"), ("rootfs", ".root.squashfs")] {
+        let mut command = Command::new("make");
+        command.current_dir(repository()).arg(target).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
+        command.arg(format!("KSOS_COMPOSE={}", ksos_tests::composer().display()));
+        command.arg(format!("MANIFEST={}", project.path.join(super::EXAMPLE).display()));
+        command.arg(format!("OUT={}", out.display()));
+        run(command.arg(format!("FLAGS=--component runtime={}", ksos_tests::runtime().display()))).expect_code(0);
+        let made = out.join(format!("containerd-node-0.1.0-x86_64{suffix}"));
+        assert!(fs::metadata(&made).is_ok_and(|data| data.len() > 100_000), "{}", made.display());
+    }
+}
+
 #[test]
 fn completions_are_scripts_that_know_every_command() {
     let directory = tempfile::tempdir().unwrap();

@@ -15,6 +15,7 @@ mod push;
 mod registry;
 mod release;
 mod remote_cache;
+mod signatures;
 mod sources;
 mod supply;
 
@@ -25,6 +26,12 @@ use std::process::Command;
 use ksos_tests::{compose, copy_project, run, runtime};
 
 const EXAMPLE: &str = "examples/containerd-node.toml";
+
+/// Whether what only root may do must work here: root with `KSOS_REQUIRE_TOOLS` skips nothing.
+fn root_must() -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    std::env::var_os("KSOS_REQUIRE_TOOLS").is_some() && fs::metadata("/proc/self").is_ok_and(|data| data.uid() == 0)
+}
 
 /// A copy of the project that a test may change.
 struct Project {

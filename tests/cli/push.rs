@@ -18,7 +18,7 @@ use crate::publish::{Project, contains, cosign};
 use crate::registry::{Registry, layout, sha256, tools};
 
 /// Bytes that do not compress.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
+pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
         state ^= state << 13;
@@ -30,20 +30,20 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
 }
 
 /// A directory to push from, without keys.
-struct Work {
+pub struct Work {
     directory: tempfile::TempDir,
 }
 
 impl Work {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Work { directory: tempfile::tempdir().unwrap() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> Vec<u8> {
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Vec<u8> {
         fs::write(self.path(name), bytes).unwrap();
         bytes.to_vec()
     }
@@ -55,7 +55,7 @@ impl Work {
         command
     }
 
-    fn push(&self, arguments: &[&str]) -> Outcome {
+    pub fn push(&self, arguments: &[&str]) -> Outcome {
         run(&mut self.command(arguments))
     }
 
@@ -72,7 +72,7 @@ fn parse(text: &str) -> Value {
 }
 
 /// The manifest or index that `skopeo` gets, and its digest.
-fn inspect(name: &str) -> (Value, String) {
+pub fn inspect(name: &str) -> (Value, String) {
     let mut command = Command::new("skopeo");
     let outcome = run(command.args(["inspect", "--raw", "--tls-verify=false"]).arg(format!("docker://{name}")));
     let outcome = outcome.expect_code(0);
@@ -205,6 +205,12 @@ fn several_files_become_one_index() {
         told,
         [(files[0], "amd64", disk), (files[1], "arm64", disk), (files[2], "amd64", disk), (files[3], "amd64", disk)]
     );
+    let mut command = ksos_tests::compose(work.directory.path());
+    command.args(["inspect", &format!("{place}:1.0.0"), "--json"]).env("KSOS_CACHE", work.path("cache"));
+    let inspected = parse(&run(command.env("DOCKER_CONFIG", work.path("docker"))).expect_code(0).stdout);
+    let shown = inspected["artifact"]["entries"].as_array().unwrap();
+    let shown: Vec<_> = shown.iter().map(|entry| (entry["name"].as_str().unwrap(), entry["size"].as_u64())).collect();
+    assert_eq!(shown, files.map(|file| (file, Some(70_000))), "{inspected:#}");
     let arm = entries[1]["digest"].as_str().unwrap();
     let (about, _) = inspect(&format!("{}/team/os:{}", registry.address(), arm.replace(':', "-")));
     assert_eq!(about["manifests"][0]["artifactType"], "application/spdx+json");
@@ -338,7 +344,7 @@ impl TokenServer {
     }
 }
 
-fn read_head(stream: &mut TcpStream) -> Option<String> {
+pub fn read_head(stream: &mut TcpStream) -> Option<String> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         if stream.read(&mut byte).ok()? == 0 {
@@ -457,6 +463,9 @@ fn http_is_for_this_machine_unless_it_is_forced() {
         ("oci://registry.invalid/os", "--plain-http", 2, "--plain-http=force"),
         ("oci://registry.invalid/os", "--plain-http=force", 3, "http://registry.invalid/v2/os"),
         ("oci://registry.invalid/os", "--no-referrers", 3, "https://registry.invalid/v2/os"),
+        ("oci+http://registry.invalid/os", "--no-referrers", 2, "--plain-http=force"),
+        ("oci+http://registry.invalid/os", "--plain-http=force", 3, "http://registry.invalid/v2/os"),
+        ("oci+http://127.0.0.1:1/os", "--no-referrers", 3, "http://127.0.0.1:1/v2/os"),
         ("oci+http://127.0.0.1:1/os", "--plain-http=never", 2, "asks for http"),
         (
             "oci://127.0.0.1:1/os@sha256:0000000000000000000000000000000000000000000000000000000000000000",

@@ -193,7 +193,8 @@ fn machines_share_what_they_have_made() {
     let outcome = run(&mut first.writes(&remote)).expect_code(0);
     let report = built(&outcome);
     let (ran, steps) = (number(&report["ran"]), number(&report["steps"]));
-    assert_eq!((&report["remote"]["written"], &report["remote"]["unwritten"]), (&ran.into(), &0.into()));
+    let told = (&report["remote"]["written"], &report["remote"]["unwritten"]);
+    assert_eq!(told, (&ran.into(), &0.into()), "{}", outcome.stderr);
     assert!(ran > 20 && ran < steps, "{report}");
     let image = first.image();
 
@@ -206,12 +207,44 @@ fn machines_share_what_they_have_made() {
     assert!(pushed.contains(&format!("{} steps written", steps - ran)), "{pushed}");
     assert!(!push().contains("written"), "everything is there");
 
+    a_password_and_settings_come_from_where_they_are_kept(&first, steps);
     another_machine_fetches(&first, &remote, steps, image);
     what_is_behind_a_change_is_made(&first, &remote);
     bytes_that_the_lock_knows_need_no_key(&first, &remote);
     what_cannot_be_written_is_told(&first, &registry);
     what_does_not_answer_is_left_alone(&first);
     poison_is_refused(&first, &registry, image);
+}
+
+/// The password from Docker's configuration; what and whom to trust from the environment, or from the manifest.
+fn a_password_and_settings_come_from_where_they_are_kept(first: &Machine, steps: u64) {
+    let locked = Registry::start(true);
+    let remote = format!("oci://{}/team/cache", locked.address());
+    let docker = tempfile::tempdir().unwrap();
+    // user:secret
+    let config = json!({ "auths": { locked.address(): { "auth": "dXNlcjpzZWNyZXQ=" } } });
+    fs::write(docker.path().join("config.json"), config.to_string()).unwrap();
+    let command = |machine: &Machine, verb: &str| {
+        let mut command = ksos_tests::compose(&machine.project.path);
+        command.args(["cache", verb, EXAMPLE, "--component"]);
+        command.arg(format!("runtime={}", ksos_tests::runtime().display()));
+        command.arg("--cache").arg(machine.cache.path()).env("DOCKER_CONFIG", docker.path());
+        command
+    };
+    let mut push = command(first, "push");
+    push.env("KSOS_REMOTE_CACHE", &remote).env("KSOS_REMOTE_CACHE_KEY", PUBLIC).env("KSOS_CACHE_SIGN_KEY", KEY);
+    let pushed = run(&mut push).expect_code(0);
+    assert!(pushed.stdout.contains(&format!("{steps} steps written")), "{} {}", pushed.stdout, pushed.stderr);
+
+    let second = Machine::new(Some(&first.path(LOCK)));
+    let text = fs::read_to_string(second.path(EXAMPLE)).unwrap();
+    let table = format!("[cache]\nremote = \"{remote}\"\nkeys = [\"../{PUBLIC}\"]\n");
+    fs::write(second.path(EXAMPLE), format!("{text}\n{table}")).unwrap();
+    let refused = run(command(&second, "pull").env("DOCKER_CONFIG", second.path("no-docker"))).expect_code(3);
+    assert!(refused.stderr.contains("401"), "{}", refused.stderr);
+    let pulled = run(&mut command(&second, "pull")).expect_code(0);
+    let expected = format!("0 of {steps} steps are in neither cache");
+    assert!(pulled.stdout.contains(&expected), "{} {}", pulled.stdout, pulled.stderr);
 }
 
 fn another_machine_fetches(first: &Machine, remote: &str, steps: u64, image: Digest) {
@@ -261,7 +294,7 @@ fn what_is_behind_a_change_is_made(first: &Machine, remote: &str) {
         let outcome = Outcome::from(child.wait_with_output().unwrap()).expect_code(0);
         let report = built(&outcome);
         // The root file system, and the initramfs that has its hash; or what the other was quicker with.
-        assert!(number(&report["ran"]) <= 2 && report["remote"]["unwritten"] == 0, "{report}");
+        assert!(number(&report["ran"]) <= 2 && report["remote"]["unwritten"] == 0, "{report} {}", outcome.stderr);
     }
     assert_eq!(first.image(), second.image());
     let third = Machine::new(Some(&first.path(LOCK)));

@@ -168,6 +168,55 @@ fn a_kernel_is_built_once_and_then_taken_from_the_cache() {
     assert!(outcome.stderr.contains("apt-get install flex"), "{}", outcome.stderr);
 }
 
+/// The card's layout: what the board reads first, then what every arm64 machine reads. Programs and firmware are stand-ins.
+#[test]
+fn the_manifest_for_the_raspberry_pi_becomes_a_card_with_all_that_the_board_reads() {
+    if !tool("mcopy") {
+        return;
+    }
+    let project = Project::new();
+    project.edit("manifests/base.toml", "compression = \"zstd\"\ncompression-level = 15\n", "compression = \"none\"\n");
+    // A static program that says it is for arm64 (ELF: e_machine 183); nothing runs it.
+    let mut program = ksos_tests::program("x\n");
+    program[18] = 183;
+    let mut command = ksos_tests::compose(&project.path);
+    command.args(["build", "manifests/arm64-rpi.toml"]);
+    for name in ["runtime", "kubesolo"] {
+        fs::write(project.path.join(name), &program).unwrap();
+        command.arg("--component").arg(format!("{name}={name}"));
+    }
+    let firmware = project.path.join("rpi-firmware");
+    fs::create_dir_all(firmware.join("overlays")).unwrap();
+    for name in ["RPI_EFI.fd", "start4.elf", "fixup4.dat", "bcm2711-rpi-4-b.dtb", "overlays/miniuart-bt.dtbo"] {
+        fs::write(firmware.join(name), format!("stand-in for {name}")).unwrap();
+    }
+    let outcome = run(command.args(["--component", "rpi-firmware=rpi-firmware"])).expect_code(0);
+    let image = project.path.join(outcome.stdout.lines().find(|line| line.ends_with("-arm64.img")).unwrap());
+    let place = format!("{}@@1M", image.display());
+    let read =
+        |name: &str| run(Command::new("mtype").args(["-i", &place]).arg(format!("::{name}"))).expect_code(0).stdout;
+    for name in ["RPI_EFI.fd", "start4.elf", "fixup4.dat", "bcm2711-rpi-4-b.dtb", "overlays/miniuart-bt.dtbo"] {
+        assert_eq!(read(name), format!("stand-in for {name}"));
+    }
+    let config = read("config.txt");
+    for line in ["arm_64bit=1", "armstub=RPI_EFI.fd"] {
+        assert!(config.lines().any(|found| found == line), "{line}: {config}");
+    }
+    assert!(read("EFI/debian/grub.cfg").contains("menuentry"));
+    let listed =
+        run(Command::new("mdir").args(["-i", &place, "-b", "::EFI/BOOT"])).expect_code(0).stdout.to_lowercase();
+    assert!(listed.contains("bootaa64.efi"), "{listed}");
+    let json = run(ksos_tests::compose(&project.path).arg("inspect").arg(&image).arg("--json")).expect_code(0).stdout;
+    let found: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let labels: Vec<_> =
+        found["partitions"].as_array().unwrap().iter().map(|one| one["label"].as_str().unwrap()).collect();
+    assert_eq!(labels, ["KSOSEFI", "KSOSSYSA", "KSOSSYSB", "KSOLODATA"], "{found:#}");
+    assert_eq!(
+        (&found["systems"][0]["name"], &found["systems"][0]["arch"]),
+        (&"kubesolo-os-rpi".into(), &"arm64".into())
+    );
+}
+
 #[test]
 fn what_a_board_reads_lies_beside_the_boot_loader() {
     if !tool("mcopy") {

@@ -304,12 +304,17 @@ fn bundle_claim(
     }))
 }
 
-/// Signs `manifest` in the forms in which the key has not signed it yet; returns those.
+/// Signs a manifest or an index in the forms in which the key has not signed it yet; returns those.
 ///
 /// # Errors
 /// [`RegistryError`].
-pub fn sign(registry: &Registry<'_>, manifest: &Found, signer: &CosignSigner) -> Result<Vec<Form>, RegistryError> {
-    let known = search(registry, manifest, std::slice::from_ref(signer.public_key()))?;
+pub fn sign(
+    registry: &Registry<'_>,
+    (media_type, bytes): (&str, &[u8]),
+    signer: &CosignSigner,
+) -> Result<Vec<Form>, RegistryError> {
+    let manifest = Found { bytes: bytes.to_vec(), digest: Digest::of(bytes) };
+    let known = search(registry, &manifest, std::slice::from_ref(signer.public_key()))?;
     let mut made = Vec::new();
     for form in [Form::Classic, Form::Bundle] {
         if known.valid.iter().any(|(known, _)| *known == form) {
@@ -317,7 +322,7 @@ pub fn sign(registry: &Registry<'_>, manifest: &Found, signer: &CosignSigner) ->
         }
         match form {
             Form::Classic => sign_classic(registry, &manifest.digest, signer)?,
-            Form::Bundle => sign_bundle(registry, manifest, signer)?,
+            Form::Bundle => sign_bundle(registry, Descriptor::of(media_type, bytes), &manifest.digest, signer)?,
         }
         made.push(form);
     }
@@ -367,10 +372,15 @@ fn sign_classic(registry: &Registry<'_>, digest: &Digest, signer: &CosignSigner)
     Ok(())
 }
 
-fn sign_bundle(registry: &Registry<'_>, manifest: &Found, signer: &CosignSigner) -> Result<(), RegistryError> {
+fn sign_bundle(
+    registry: &Registry<'_>,
+    subject: Descriptor,
+    digest: &Digest,
+    signer: &CosignSigner,
+) -> Result<(), RegistryError> {
     let statement = json!({
         "_type": "https://in-toto.io/Statement/v1",
-        "subject": [{ "digest": { "sha256": manifest.digest.hex() }, "annotations": {} }],
+        "subject": [{ "digest": { "sha256": digest.hex() }, "annotations": {} }],
         "predicateType": SIGN_PREDICATE,
         "predicate": {},
     });
@@ -394,7 +404,7 @@ fn sign_bundle(registry: &Registry<'_>, manifest: &Found, signer: &CosignSigner)
         ("dev.sigstore.bundle.content".to_owned(), "dsse-envelope".to_owned()),
         ("dev.sigstore.bundle.predicateType".to_owned(), SIGN_PREDICATE.to_owned()),
     ]);
-    artifact.subject = Some(Descriptor::of(MANIFEST, &manifest.bytes));
+    artifact.subject = Some(subject);
     push(registry, &artifact, None)?;
     Ok(())
 }

@@ -39,6 +39,9 @@ use crate::source::oci::{Action, Place, Registries};
 
 /// Failures in a row after which a remote cache is left alone.
 const PATIENCE: u32 = 3;
+/// How long a registry may take with a part of an upload: one that is busy writes to its disk before it reads on. Nobody
+/// waits for that but the end of the build.
+const UPLOAD_PATIENCE: Duration = Duration::from_secs(120);
 
 /// What a remote cache is, and whom to believe.
 pub struct Settings {
@@ -181,7 +184,14 @@ impl Remote {
         };
         let net = Downloader::new(cache.clone(), options.clone(), progress.clone());
         let ask = Downloader::new(cache.clone(), options.clone(), Arc::new(Silent));
-        let upload = Downloader::new(cache.clone(), NetOptions { retries: 3, ..options }, Arc::new(Silent));
+        let patient = NetOptions {
+            stall_timeout: UPLOAD_PATIENCE,
+            retries: 4,
+            backoff_limit: Duration::from_secs(8),
+            retry_after_limit: Duration::from_secs(30),
+            ..options
+        };
+        let upload = Downloader::new(cache.clone(), patient, Arc::new(Silent));
         let writes = settings.mode == CacheMode::ReadWrite;
         let mut remote = Remote {
             settings,

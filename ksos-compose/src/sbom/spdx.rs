@@ -83,7 +83,9 @@ fn image(bom: &Bom, files: Option<&Vec<usize>>) -> Value {
         "licenseConcluded": "NOASSERTION",
         "licenseDeclared": "NOASSERTION",
         "copyrightText": "NOASSERTION",
-        "primaryPackagePurpose": "OPERATING-SYSTEM",
+        // What the CycloneDX document says, too. The text of the specification (section 7.24) and the JSON schema of 2.3.1
+        // write OPERATING-SYSTEM, that of 2.3 writes OPERATING_SYSTEM, and each refuses the other.
+        "primaryPackagePurpose": "FIRMWARE",
     });
     analyzed(&mut value, bom, files);
     value

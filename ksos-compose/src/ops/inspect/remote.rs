@@ -20,6 +20,9 @@ const REFERRERS: [(&str, &str, &str); 4] = [
     ("application/vnd.in-toto+json", "provenance", "in-toto"),
 ];
 
+/// How many manifests of an index are looked at.
+const MOST_MANIFESTS: usize = 64;
+
 /// Looks at the artifact at `location`.
 pub(super) fn inspect(session: &Session, location: &Location, target: &str) -> Result<Inspection, OpError> {
     let net = downloader(session);
@@ -33,7 +36,7 @@ pub(super) fn inspect(session: &Session, location: &Location, target: &str) -> R
     let mut inspection = Inspection { target: target.to_owned(), ..Inspection::default() };
     let artifact = match Manifest::parse(&found.bytes) {
         Ok(manifest) => of_manifest(&registry, &found, &manifest, &mut inspection)?,
-        Err(reason) => of_index(&found).ok_or_else(|| document(reason))?,
+        Err(reason) => of_index(&registry, &found)?.ok_or_else(|| document(reason))?,
     };
     if inspection.kind.is_empty() {
         inspection.kind = "index".to_owned();
@@ -69,26 +72,31 @@ fn of_manifest(
     })
 }
 
-fn of_index(found: &Found) -> Option<ArtifactInfo> {
-    let index = Index::parse(&found.bytes).ok()?;
-    let value: serde_json::Value = serde_json::from_slice(&found.bytes).ok()?;
-    let platform = |number: usize| {
-        let platform = value["manifests"][number].get("platform")?;
-        let part = |name: &str| platform.get(name).and_then(serde_json::Value::as_str);
-        let variant = part("variant").map(|variant| format!("/{variant}")).unwrap_or_default();
-        Some(format!("{}/{}{variant}", part("os")?, part("architecture")?))
-    };
-    let entries = index.manifests.iter().enumerate().map(|(number, descriptor)| {
-        let entry = entry(descriptor);
-        EntryInfo { name: platform(number).unwrap_or(entry.name), ..entry }
-    });
-    Some(ArtifactInfo {
+/// None when it is no index. The size of an entry is that of what its manifest leads to.
+fn of_index(registry: &Registry<'_>, found: &Found) -> Result<Option<ArtifactInfo>, OpError> {
+    let Ok(index) = Index::parse(&found.bytes) else { return Ok(None) };
+    let mut entries = Vec::new();
+    for descriptor in &index.manifests {
+        let mut entry = entry(descriptor);
+        if let (true, Some(platform)) = (entry.name.is_empty(), &descriptor.platform) {
+            entry.name = platform.to_string();
+        }
+        let child = match descriptor.blob() {
+            Ok(_) if entries.len() < MOST_MANIFESTS => registry.manifest(&descriptor.digest)?,
+            _ => None,
+        };
+        if let Some(manifest) = child.and_then(|child| Manifest::parse(&child.bytes).ok()) {
+            entry.size = manifest.layers.iter().fold(0_u64, |sum, layer| sum.saturating_add(layer.size));
+        }
+        entries.push(entry);
+    }
+    Ok(Some(ArtifactInfo {
         digest: format!("sha256:{}", found.digest),
         media_type: INDEX.to_owned(),
         artifact_type: String::new(),
-        entries: entries.collect(),
-        ..ArtifactInfo::default()
-    })
+        annotations: index.annotations,
+        entries,
+    }))
 }
 
 fn entry(descriptor: &Descriptor) -> EntryInfo {
@@ -110,6 +118,9 @@ fn referrers(registry: &Registry<'_>, digest: &Digest) -> Result<Vec<Beside>, Op
             let Ok(index) = Index::parse(bytes) else { continue };
             // Registries may list everything.
             for descriptor in index.manifests.iter().filter(|entry| entry.artifact_type.as_deref() == Some(kind)) {
+                if found.iter().any(|known: &Beside| known.name == descriptor.digest) {
+                    continue;
+                }
                 let (what, name) = (what.to_owned(), descriptor.digest.clone());
                 found.push(Beside { what, name, detail: detail.to_owned() });
             }

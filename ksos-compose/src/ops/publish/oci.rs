@@ -1,6 +1,5 @@
 //! A repository of an OCI registry: an artifact for each release, channel and key set, each under a tag of its own.
 
-use ksos_formats::Digest;
 use ksos_formats::update::{
     self, CHANNEL_ARTIFACT, CHUNKS_MEDIA_TYPE, ENVELOPE_LIMIT, ENVELOPE_MEDIA_TYPE, INDEX_MEDIA_TYPE, KEYS_ARTIFACT,
     RELEASE_ARTIFACT, RELEASE_FILE,
@@ -13,7 +12,7 @@ use crate::ops::push::attach::{Attachment, attach};
 use crate::registry::manifest::{Descriptor, MANIFEST, Manifest};
 use crate::registry::push::{Artifact, Layer, push};
 use crate::registry::signatures::{self, CosignSigner};
-use crate::registry::{Found, Registry, RegistryError};
+use crate::registry::{Registry, RegistryError};
 
 /// A repository that releases are pushed to.
 #[derive(Debug)]
@@ -100,9 +99,8 @@ impl Destination for Repository<'_> {
         if self.referrers {
             attach(self.registry, &subject, &Attachment::beside(&release.path, "")?)?;
         }
-        let manifest = Found { digest: Digest::of(&bytes), bytes };
         for signer in self.cosign {
-            signatures::sign(self.registry, &manifest, signer)?;
+            signatures::sign(self.registry, (MANIFEST, &bytes), signer)?;
         }
         let by_tag = push(self.registry, &artifact, Some(&tag))?;
         Ok(if by_tag.unchanged { 0 } else { by_digest.sent })

@@ -36,7 +36,7 @@ use crate::registry::manifest::{Descriptor, EMPTY, EMPTY_BYTES, INDEX, Index, MA
 use crate::registry::name::{Named, stem};
 use crate::registry::push::{Brought, Layer, push_blobs};
 use crate::registry::signatures::{self, CosignSigner};
-use crate::registry::{Found, Registry, RegistryError};
+use crate::registry::{Registry, RegistryError};
 use crate::source::oci::{Place, Registries};
 
 /// Something cannot be pushed.
@@ -265,9 +265,8 @@ pub fn push(
     }
     let attached = refer(registry, request, &bundles, &root)?;
     for document in &documents {
-        let manifest = Found { bytes: document.bytes.clone(), digest: Digest::of(&document.bytes) };
         for signer in request.cosign {
-            signatures::sign(registry, &manifest, signer)?;
+            signatures::sign(registry, (&document.media_type, &document.bytes), signer)?;
         }
     }
     if let Some(document) = documents.last().filter(|_| !unchanged) {

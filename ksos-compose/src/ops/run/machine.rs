@@ -28,26 +28,28 @@ const KUBECONFIG: Duration = Duration::from_secs(60);
 const MESSAGE_LIMIT: usize = 2000;
 
 /// Returns the best accelerator that works, and why it is not a better one. A `/dev/kvm` that opens proves little: in
-/// nested virtual machines the first processor often cannot be set up. So a machine is made and told to quit.
-pub(super) fn best_accelerator(program: &Path, arch: Arch) -> (Accelerator, Option<String>) {
+/// nested virtual machines the first processor often cannot be set up, or has no system management mode, which the firmware
+/// for Secure Boot needs. So a machine is made and told to quit.
+pub(super) fn best_accelerator(program: &Path, arch: Arch, secure_boot: bool) -> (Accelerator, Option<String>) {
     if std::env::consts::ARCH != arch.machine() {
         return (Accelerator::Tcg, Some(format!("this host is {}, not {arch}", std::env::consts::ARCH)));
     }
     let accelerator = if cfg!(target_os = "macos") { Accelerator::Hvf } else { Accelerator::Kvm };
-    match works(program, arch, accelerator) {
+    match works(program, arch, secure_boot, accelerator) {
         Ok(()) => (accelerator, None),
         Err(reason) => (Accelerator::Tcg, Some(format!("{} does not work here: {reason}", accelerator.name()))),
     }
 }
 
-fn works(program: &Path, arch: Arch, accelerator: Accelerator) -> Result<(), String> {
+fn works(program: &Path, arch: Arch, secure_boot: bool, accelerator: Accelerator) -> Result<(), String> {
     if accelerator == Accelerator::Kvm {
         let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
         device.map_err(|error| format!("/dev/kvm: {error}"))?;
     }
-    let machine = match arch {
-        Arch::X86_64 => "q35",
-        Arch::Arm64 => "virt",
+    let machine = match (arch, secure_boot) {
+        (Arch::X86_64, true) => "q35,smm=on",
+        (Arch::X86_64, false) => "q35,smm=off",
+        (Arch::Arm64, _) => "virt",
     };
     let mut child = Command::new(program)
         .args(["-accel", accelerator.name(), "-machine", machine, "-cpu", "host", "-m", "64M", "-S"])

@@ -307,7 +307,7 @@ pub fn set_up(options: &RunOptions) -> Result<Setup, RunError> {
     };
     let (accelerator, reason) = match options.accelerator {
         Some(accelerator) => (accelerator, None),
-        None => machine::best_accelerator(&path, options.arch),
+        None => machine::best_accelerator(&path, options.arch, options.secure_boot),
     };
     Ok(Setup { program: path, firmware, accelerator, reason })
 }
