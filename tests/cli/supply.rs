@@ -1,6 +1,6 @@
 //! What lies beside an image: bills of materials by their schemas and by the files that are really in the image, provenance,
 //! digests, signatures; and whether `verify` and `inspect` say what is wrong. Peers: `python3-jsonschema`, `unsquashfs`,
-//! `debugfs`, `sfdisk`, `sha256sum`, `openssl`, and, where they are installed, `cosign` and SPDX's own `spdx-tools`.
+//! `debugfs`, `sfdisk`, `sha256sum`, `openssl`, `cosign`, and, where it is installed, SPDX's own `spdx-tools`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -293,10 +293,9 @@ fn sums(project: &Project) {
     cosign_verifies(project, EXAMPLE);
 }
 
-/// `cosign` is in no Debian release, so it is never required.
 fn cosign_verifies(project: &Project, file: &str) {
-    if !is_there("cosign") {
-        return skipped("cosign is not installed (it is not packaged)");
+    if !tools(&["cosign"]) {
+        return;
     }
     let verified = |form: &str, suffix: &str, key: &str| {
         let mut command = Command::new("cosign");
