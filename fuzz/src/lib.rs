@@ -1,4 +1,7 @@
-//! What fuzz targets share: a key that signs, and a disk in memory.
+//! What fuzz targets share: a key that signs, a disk in memory, and how an input is split.
+//!
+//! A target for several parsers takes its first byte to choose between them ([`choose`]), so that the time that CI spends
+//! does not grow with their number: seeds begin with it.
 
 use ed25519_dalek::{Signer, SigningKey};
 use ksos_formats::update::{Envelope, KeySet, Payload, PublicKey};
@@ -31,6 +34,46 @@ pub fn signed<T: Payload>(payload: &[u8]) -> Option<T> {
     let mut envelope = Envelope { payload_type, payload, signatures: Vec::new() };
     sign(&mut envelope);
     envelope.verify::<T>(&keys()).ok().map(|verified| verified.into_value())
+}
+
+/// Splits the byte that chooses one of `count` parsers off.
+pub fn choose(bytes: &[u8], count: u8) -> Option<(u8, &[u8])> {
+    let (first, rest) = bytes.split_first()?;
+    Some((first % count, rest))
+}
+
+/// A disk in memory that takes writes and forgets them.
+pub struct Sink(pub u64);
+
+impl Disk for Sink {
+    fn read_at(&self, _: u64, buffer: &mut [u8]) -> Result<()> {
+        buffer.fill(0xff);
+        Ok(())
+    }
+
+    fn write_at(&self, _: u64, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn read_direct(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.read_at(offset, buffer)
+    }
+
+    fn write_direct(&self, _: u64, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn size(&self) -> u64 {
+        self.0
+    }
+
+    fn sector_size(&self) -> u64 {
+        512
+    }
 }
 
 /// A disk in memory.

@@ -76,5 +76,13 @@ pub fn metrics(sys: &dyn Sys, arguments: &[String], out: &mut dyn Write) -> i32 
     service::run(sys, &Metrics { enabled: true, listen }, KubeconfigAccess::default(), out)
 }
 
+/// A door for `fuzz/`: a request to the agent.
+#[cfg(fuzzing)]
+pub fn fuzz_request(bytes: &[u8]) {
+    if let http::Parsed::Complete(request) = http::parse(bytes) {
+        assert!(bytes.len() >= request.path.len(), "a path that was not asked for");
+    }
+}
+
 #[cfg(test)]
 mod tests;

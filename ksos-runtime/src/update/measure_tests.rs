@@ -1,5 +1,6 @@
-//! How long an installation takes, and how much memory, on real block devices. Not run by default:
-//! `cargo test --release -p ksos-runtime --lib measure -- --ignored --nocapture`, as root, where there are loop devices.
+//! How long an installation of a real release takes, and how much memory, on real block devices, against writing the same
+//! image as plainly as can be and hashing it back. Not run by default: `tests/bench-update` does, as root, where there are
+//! loop devices.
 
 #![expect(clippy::disallowed_methods, reason = "a measurement that sets up devices")]
 
@@ -23,26 +24,12 @@ use super::writer;
 use crate::sys::linux::Linux;
 use crate::sys::{Disk, Sys};
 
-/// Size of the images in bytes.
-const SIZE: usize = 256 << 20;
-
-/// Noise, with zeros at the end, in which every `step`th MiB is another one than with another `salt`.
-fn image(salt: u64, step: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(SIZE);
-    for mebibyte in 0..SIZE >> 20 {
-        let mut state = 0x9e37_79b9_7f4a_7c15 ^ mebibyte as u64;
-        if mebibyte % step == 0 {
-            state ^= salt << 32;
-        }
-        for _ in 0..(1 << 20) / 8 {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            bytes.extend_from_slice(&state.to_le_bytes());
-        }
-    }
-    let end = bytes.len();
-    bytes[end - (SIZE / 8)..].fill(0);
+/// Reads a slot image; zeros behind its last whole MiB make it one more.
+fn image(name: &str) -> Vec<u8> {
+    let directory =
+        std::env::var_os("KSOS_BENCH_SLOTS").expect("KSOS_BENCH_SLOTS: a directory with old.ext4 and new.ext4");
+    let mut bytes = std::fs::read(Path::new(&directory).join(name)).expect(name);
+    bytes.resize(bytes.len().next_multiple_of(1 << 20), 0);
     bytes
 }
 
@@ -135,25 +122,31 @@ fn measure_an_installation() {
         File::open(&path).expect("open").sync_all().expect("flushed");
         path
     };
-    let old = image(1, 10);
+    let (old, new) = (image("old.ext4"), image("new.ext4"));
+    let size = old.len().max(new.len());
+    let other = vec![0xa5; size];
     let active = Loop::new(&file("active", &old));
-    let target = Loop::new(&file("target", &vec![0xa5; SIZE]));
-    for (name, new) in [("a tenth is new", image(2, 10)), ("all is new", image(3, 1))] {
+    let empty = Loop::new(&file("empty", &other));
+    let target = Loop::new(&file("target", &other));
+    drop(old);
+    for (name, active) in [("one package changed", &active), ("nothing in common", &empty)] {
+        let new = new.clone();
         let began = Instant::now();
         assert_eq!(raw(target.open().as_ref(), &new), Digest::of(&new));
         let plain = began.elapsed();
         let (index, chunks) = cut(&new);
         let (slot, stored) = (blob(&new), blob(&chunks));
         let chunks = File::open(file("chunks", &chunks)).expect("open");
-        assert_eq!(raw(target.open().as_ref(), &vec![0x5a; SIZE]), Digest::of(&vec![0x5a; SIZE]));
+        assert_eq!(raw(target.open().as_ref(), &other), Digest::of(&other));
         drop(new);
         peak_kib();
         let before = peak_kib();
-        let (times, amounts) = install(&active, &target, &index, (slot, stored), FileSource(chunks));
+        let (times, amounts) = install(active, &target, &index, (slot, stored), FileSource(chunks));
         let peak = peak_kib();
         println!(
-            "{name}: write and hash {:.2} s; installed in {:.2} s (cut, written {:.2} s, hashed {:.2} s); ratio {:.2}; \
-             {amounts:?}; resident {} KiB before, {} KiB at most",
+            "{name}: {} MiB; write and hash {:.2} s; installed in {:.2} s (cut, written {:.2} s, hashed {:.2} s); \
+             ratio {:.2} (goal: 1.10 or less); {amounts:?}; resident {} KiB before, {} KiB at most",
+            slot.size >> 20,
             plain.as_secs_f64(),
             times.0 + times.1,
             times.0,
@@ -173,10 +166,10 @@ fn install(
     (image, chunks): (Blob, Blob),
     mut source: FileSource,
 ) -> ((f64, f64), Amounts) {
-    active.open().forget(0, SIZE as u64).expect("dropped");
+    let disk = active.open();
+    disk.forget(0, disk.size()).expect("dropped");
     let began = Instant::now();
     writer::clear(target.open().as_ref()).expect("cleared");
-    let disk = active.open();
     let job = Job { active: disk.as_ref(), slot: Slot::B, image, chunks, index };
     let (writer, amounts) = install::write(&job, target.open(), &mut source, &mut |_| Ok(())).expect("written");
     let written = began.elapsed().as_secs_f64();

@@ -96,7 +96,8 @@ fn read_to_end(
     }
 }
 
-fn parse(bytes: &[u8], port: u16, limit: usize) -> Result<Answer, ApiError> {
+/// Parses all that came.
+pub(super) fn parse(bytes: &[u8], port: u16, limit: usize) -> Result<Answer, ApiError> {
     let mut fields = [httparse::EMPTY_HEADER; FIELD_LIMIT];
     let mut response = httparse::Response::new(&mut fields);
     let length = match response.parse(bytes) {

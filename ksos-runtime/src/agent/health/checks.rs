@@ -166,7 +166,7 @@ fn ready(sys: &dyn Sys, config: &KubernetesConfig, server: &mut Option<Credentia
 }
 
 /// Returns what is not ready: the lines `[-]NAME failed: ...` of the answer, or its first line.
-fn unready(body: &[u8]) -> String {
+pub(super) fn unready(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(body);
     let parts: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("[-]")).collect();
     if parts.is_empty() { text.lines().next().unwrap_or_default().to_owned() } else { parts.join(", ") }
@@ -210,7 +210,12 @@ fn node_ready(sys: &dyn Sys, server: Option<&Credentials>) -> Found {
         404 => return failed(format!("there is no node {name:?}")),
         status => return failed(format!("node {name:?}: the API server answers {status}")),
     }
-    match serde_json::from_slice::<NodeObject>(&answer.body) {
+    node(&answer.body, &name)
+}
+
+/// Looks at a node object.
+pub(super) fn node(body: &[u8], name: &str) -> Found {
+    match serde_json::from_slice::<NodeObject>(body) {
         Ok(node) => condition(&node),
         Err(error) => failed(format!("node {name:?}: {error}")),
     }

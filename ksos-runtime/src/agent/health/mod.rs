@@ -220,6 +220,17 @@ fn table(health: &Health) -> String {
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
+/// A door for `fuzz/`: the administrator's kubeconfig, and what an API server says of the node.
+#[cfg(fuzzing)]
+pub fn fuzz_kubernetes(sys: &dyn Sys, kubeconfig: &str, answer: &[u8]) {
+    let _ = credentials::Credentials::read(sys, kubeconfig);
+    let body = match api::parse(answer, 6443, 1 << 16) {
+        Ok(answer) => answer.body,
+        Err(_) => answer.to_vec(),
+    };
+    let _ = (checks::unready(&body), checks::node(&body, "node"));
+}
+
 #[cfg(test)]
 #[path = "health_tests.rs"]
 mod tests;

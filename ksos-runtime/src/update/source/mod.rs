@@ -17,6 +17,8 @@ mod challenge;
 mod client;
 mod connection;
 mod fetch;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod manifest;
 mod message;
 mod pace;
