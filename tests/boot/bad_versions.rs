@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ksos_tests::{compose, program, repository, run, stand_in};
 use serde_json::Value;
 
-use crate::guest::{Guest, READY, free_port};
+use crate::guest::{Guest, READY, free_port, measured};
 
 /// Longest time for an installation and three tries. TCG on two busy processors is slow.
 const TRIES: Duration = Duration::from_secs(2400);
@@ -173,7 +173,7 @@ fn install(guest: &Guest) -> u64 {
     let done: Value = serde_json::from_str(&said).expect("JSON");
     assert_eq!((&done["result"], &done["fetched_bytes"]), (&"installed".into(), &done["planned_bytes"]), "{done:#}");
     let memory = done["peak_memory_bytes"].as_u64().expect("a number");
-    println!("{}: {} bytes fetched, {memory} bytes of memory", done["version"], done["fetched_bytes"]);
+    measured(&format!("{}: {} bytes fetched, {memory} bytes of memory", done["version"], done["fetched_bytes"]));
     assert!(memory > 0 && memory <= MEMORY, "{done:#}");
     guest.ssh("kubesolo-update apply --json");
     done["fetched_bytes"].as_u64().expect("a number")

@@ -143,3 +143,9 @@ pub fn get(url: &str) -> String {
     let mut answer = agent.get(url).call().unwrap_or_else(|error| panic!("{url}: {error}"));
     answer.body_mut().read_to_string().expect("text")
 }
+
+/// Prints what was measured, for who reads the log of the tests.
+#[expect(clippy::print_stdout, reason = "figures are for people")]
+pub fn measured(what: &str) {
+    println!("measured: {what}");
+}

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ksos_tests::{compose, repository, run, stand_in};
 
 use crate::disks::{Hotplug, add_parameters, partition_offset};
-use crate::guest::{BOOT, Guest, READY, free_port, get};
+use crate::guest::{BOOT, Guest, READY, free_port, get, measured};
 
 /// What all tests of this file share: the image, and a key that may log in.
 struct Shared {
@@ -289,9 +289,9 @@ fn stages_are_told(guest: &Guest, metrics: &str) {
         assert!(seconds.is_some_and(|seconds| (seconds - ms as f64 / 1000.0).abs() < 0.002), "{sample}:\n{metrics}");
     }
     let own = |line: &&str| line.starts_with("from the kernel's hand-over");
-    println!("{}", shown.lines().find(own).expect("it is told"));
+    measured(shown.lines().find(own).expect("it is told"));
     let used = status["memory_before_services"]["used_kib"].as_u64().expect("it is measured");
-    println!("{used} KiB in use before services started");
+    measured(&format!("{used} KiB in use before services started"));
     assert!((1 << 10..128 << 10).contains(&used), "{used} KiB in use before services started");
     assert!(shown.contains("from the kernel's hand-over to services started "), "{shown}");
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 /// Sectors of the log, in bytes, and of what it is about.
 const SECTOR: usize = 512;
 /// First field of the log.
-const MAGIC: u64 = 0x6a73_6677_7368_72;
+const MAGIC: u64 = 0x006a_7366_7773_6872;
 /// An entry that discards what it names; it has no data.
 const DISCARD: u64 = 1 << 2;
 

@@ -183,7 +183,10 @@ fn stages(status: &Status) -> String {
     if let Some(end) = status.services_ms {
         let kernel = status.stages.iter().find(|stage| stage.number == 80).map_or(0, |stage| stage.kernel_ms);
         let (all, own) = (since(end), since(end).saturating_sub(kernel));
-        let _ = write!(text, "from the kernel's hand-over to services started {all} ms, {own} ms without the kernel's own work");
+        let _ = write!(
+            text,
+            "from the kernel's hand-over to services started {all} ms, {own} ms without the kernel's own work"
+        );
         match status.ready_ms {
             Some(end) => writeln!(text, ", to ready {} ms", since(end)),
             None => writeln!(text),

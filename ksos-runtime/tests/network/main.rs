@@ -5,7 +5,6 @@
 //! dummy interfaces) is said as well.
 
 #![expect(clippy::disallowed_methods, reason = "tests start programs and read their files")]
-#![expect(clippy::print_stderr, reason = "tests say what they skip")]
 
 mod lab;
 

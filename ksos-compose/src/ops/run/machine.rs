@@ -28,8 +28,9 @@ const KUBECONFIG: Duration = Duration::from_secs(60);
 const MESSAGE_LIMIT: usize = 2000;
 
 /// Returns the best accelerator that works, and why it is not a better one. A `/dev/kvm` that opens proves little: in
-/// nested virtual machines the first processor often cannot be set up, or has no system management mode, which the firmware
-/// for Secure Boot needs. So a machine is made and told to quit.
+/// nested virtual machines the first processor often cannot be set up, has no system management mode, which the firmware
+/// for Secure Boot needs, or stops at an instruction that the host emulates and does not know. So a machine is made and has
+/// to run a program.
 pub(super) fn best_accelerator(program: &Path, arch: Arch, secure_boot: bool) -> (Accelerator, Option<String>) {
     if std::env::consts::ARCH != arch.machine() {
         return (Accelerator::Tcg, Some(format!("this host is {}, not {arch}", std::env::consts::ARCH)));
@@ -41,42 +42,82 @@ pub(super) fn best_accelerator(program: &Path, arch: Arch, secure_boot: bool) ->
     }
 }
 
-fn works(program: &Path, arch: Arch, secure_boot: bool, accelerator: Accelerator) -> Result<(), String> {
+/// For x86 in real mode, at the last 256 bytes of a ROM: sets up the x87 and SSE units as every firmware and kernel does, uses
+/// them, and ends QEMU by its device `isa-debug-exit` (QEMU `hw/misc/debugexit.c`: status = value * 2 + 1).
+const TRIAL_X86_64: &[u8] = &[
+    0xdb, 0xe3, // fninit
+    0x0f, 0x20, 0xe0, // mov eax, cr4
+    0x66, 0x0d, 0x00, 0x06, 0x00, 0x00, // or eax, OSFXSR | OSXMMEXCPT
+    0x0f, 0x22, 0xe0, // mov cr4, eax
+    0x0f, 0x57, 0xc0, // xorps xmm0, xmm0
+    0xb0, 0x10, // mov al, 16
+    0xe6, 0xf4, // out 0xf4, al
+    0xf4, // hlt
+];
+/// At the reset vector, 16 bytes before the end: jumps to 0xff00.
+const RESET_X86_64: &[u8] = &[0xe9, 0x0d, 0xff];
+/// For arm64, at the start of the flash memory: ends the machine (Arm Power State Coordination Interface, DEN0022,
+/// `SYSTEM_OFF`).
+const TRIAL_ARM64: &[u8] = &[
+    0x00, 0x01, 0x80, 0x52, // mov w0, 0x0008
+    0x00, 0x80, 0xb0, 0x72, // movk w0, 0x8400, lsl 16
+    0x02, 0x00, 0x00, 0xd4, // hvc 0
+    0x00, 0x00, 0x00, 0x14, // b .
+];
+
+/// Returns the machine, more arguments, the ROM and the exit status of a trial.
+fn trial(arch: Arch, secure_boot: bool) -> (&'static str, &'static [&'static str], Vec<u8>, i32) {
+    let mut rom = vec![0; 64 << 10];
+    match arch {
+        Arch::X86_64 => {
+            rom[0xff00..][..TRIAL_X86_64.len()].copy_from_slice(TRIAL_X86_64);
+            rom[0xfff0..][..RESET_X86_64.len()].copy_from_slice(RESET_X86_64);
+            let machine = if secure_boot { "q35,smm=on" } else { "q35,smm=off" };
+            (machine, &["-device", "isa-debug-exit,iobase=0xf4,iosize=4"], rom, 33)
+        }
+        Arch::Arm64 => {
+            rom[..TRIAL_ARM64.len()].copy_from_slice(TRIAL_ARM64);
+            ("virt", &[], rom, 0)
+        }
+    }
+}
+
+/// Returns why a machine with this accelerator does not run, if it does not.
+pub(super) fn works(program: &Path, arch: Arch, secure_boot: bool, accelerator: Accelerator) -> Result<(), String> {
     if accelerator == Accelerator::Kvm {
         let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
         device.map_err(|error| format!("/dev/kvm: {error}"))?;
     }
-    let machine = match (arch, secure_boot) {
-        (Arch::X86_64, true) => "q35,smm=on",
-        (Arch::X86_64, false) => "q35,smm=off",
-        (Arch::Arm64, _) => "virt",
-    };
+    let cpu = if accelerator == Accelerator::Tcg { "max" } else { "host" };
+    let (machine, more, rom, expected) = trial(arch, secure_boot);
+    let mut file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
+    file.write_all(&rom).map_err(|error| error.to_string())?;
     let mut child = Command::new(program)
-        .args(["-accel", accelerator.name(), "-machine", machine, "-cpu", "host", "-m", "64M", "-S"])
-        .args(["-nodefaults", "-display", "none", "-qmp", "stdio"])
-        .stdin(Stdio::piped())
+        .args(["-accel", accelerator.name(), "-machine", machine, "-cpu", cpu, "-m", "64M"])
+        .args(["-nodefaults", "-display", "none", "-no-reboot"])
+        .args(more)
+        .arg("-bios")
+        .arg(file.path())
+        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|error| error.to_string())?;
-    if let Some(mut input) = child.stdin.take() {
-        // A QEMU that has ended already is seen below.
-        let _ = input.write_all(b"{\"execute\":\"qmp_capabilities\"}{\"execute\":\"quit\"}\n");
-    }
     let message = child.stderr.take().map(collect);
     let status = wait_until(&mut child, Instant::now() + TRIAL).map_err(|error| error.to_string())?;
-    match status {
-        Some(status) if status.success() => Ok(()),
-        Some(status) => {
-            let message = message.and_then(|message| message.recv().ok()).unwrap_or_default();
-            Err(message.lines().next().map_or_else(|| status.to_string(), str::to_owned))
-        }
+    if status.is_some_and(|status| status.code() == Some(expected)) {
+        return Ok(());
+    }
+    let ended = match status {
+        Some(status) => status.to_string(),
         None => {
             let _ = child.kill();
             let _ = child.wait();
-            Err(format!("a machine does not start in {} s", TRIAL.as_secs()))
+            format!("a machine does not run in {} s", TRIAL.as_secs())
         }
-    }
+    };
+    let message = message.and_then(|message| message.recv().ok()).unwrap_or_default();
+    Err(message.lines().next().map_or(ended, str::to_owned))
 }
 
 /// Waits for a child until `deadline`; `None` when it still runs then.

@@ -167,12 +167,18 @@ fn only_what_was_waited_for_is_a_success() {
 }
 
 /// Puts a shell script in the place of QEMU: what it prints is the serial console.
-fn run_fake(script: &str, change: impl FnOnce(&mut RunOptions)) -> (Result<Outcome, RunError>, String) {
+/// Writes a script that is called as QEMU is.
+fn fake_program(directory: &Path, script: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
-    let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("qemu-system-x86_64");
+    let program = directory.join("qemu-system-x86_64");
     std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+fn run_fake(script: &str, change: impl FnOnce(&mut RunOptions)) -> (Result<Outcome, RunError>, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let program = fake_program(directory.path(), script);
     assert_eq!(find_program("qemu-system-x86_64", directory.path().as_os_str()), Some(program.clone()));
     let image = directory.path().join("image");
     std::fs::write(&image, "image").unwrap();
@@ -224,6 +230,30 @@ fn a_kept_disk_grows_in_place() {
         options.disk_size = 1 << 20;
     });
     assert_eq!(outcome.unwrap(), Outcome::Emergency { reason: "x".into() });
+}
+
+/// What an accelerator has to run, on the one that always works.
+#[test]
+fn the_programs_of_a_trial_run_and_end() {
+    let search_path = std::env::var_os("PATH").unwrap();
+    for (arch, name) in [(Arch::X86_64, "qemu-system-x86_64"), (Arch::Arm64, "qemu-system-aarch64")] {
+        let Some(program) = find_program(name, &search_path) else {
+            assert!(std::env::var_os("KSOS_REQUIRE_TOOLS").is_none(), "{name} is missing");
+            println!("skipped: {name} is not installed");
+            continue;
+        };
+        for secure_boot in [false, true] {
+            assert_eq!(machine::works(&program, arch, secure_boot, Accelerator::Tcg), Ok(()), "{arch}");
+        }
+    }
+    let fails = |script: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let program = fake_program(directory.path(), script);
+        machine::works(&program, Arch::X86_64, false, Accelerator::Tcg).unwrap_err()
+    };
+    assert_eq!(fails("echo 'KVM internal error. Suberror: 1' >&2; exec sleep 60"), "KVM internal error. Suberror: 1");
+    assert_eq!(fails("exec sleep 60"), "a machine does not run in 5 s");
+    assert_eq!(fails("exit 0"), "exit status: 0");
 }
 
 /// Boots the disk image `KSOS_TEST_IMAGE` (whose kernel powers off by itself) in the real QEMU, when it is set.

@@ -30,8 +30,6 @@ use toolchain::Toolchain;
 
 /// The largest binary accepted, in bytes.
 const BINARY_LIMIT: u64 = 256 << 20;
-/// Largest `Cargo.toml`, in bytes.
-const MANIFEST_LIMIT: u64 = 1 << 20;
 
 /// What to build, and with what around it.
 #[derive(Debug, Clone, Copy)]
