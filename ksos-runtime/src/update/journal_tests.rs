@@ -131,7 +131,10 @@ fn files_of_this_format_are_read_and_hostile_ones_count_as_none() {
         assert_eq!(read(later.to_string().as_bytes()), (journal, None), "{name}");
     }
     for (name, bytes) in hostile() {
-        assert!(file(&name) == bytes, "{name} is no longer what is made");
+        // The order of keys is that of whatever features `serde_json` was compiled with.
+        let value = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
+        let made = file(&name) == bytes || value(&bytes).is_some_and(|made| value(&file(&name)) == Some(made));
+        assert!(made, "{name} is no longer what is made");
         let (journal, damage) = read(&file(&name));
         assert_eq!(journal, Journal::default(), "{name}");
         assert!(damage.is_some_and(|damage| damage.contains("update journal")), "{name}");

@@ -242,7 +242,9 @@ proptest! {
         let directory = directory.path();
         image(directory, &tree, &FatSpec { size, kind, ..spec() });
         run(directory, "fsck.vfat", &["-n", "esp"]);
-        let listing = run(directory, "mdir", &["-i", "esp", "-/", "-b", "::"]);
+        // It fails on a root without files.
+        let list = || run(directory, "mdir", &["-i", "esp", "-/", "-b", "::"]);
+        let listing = if files.is_empty() { String::new() } else { list() };
         let listed: BTreeSet<&str> = listing.lines().map(|line| line.trim_start_matches("::/")).collect();
         let shown = |(path, content): (&String, &Option<Vec<u8>>)| match content {
             None => format!("{path}/"),
