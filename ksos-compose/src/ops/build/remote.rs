@@ -203,9 +203,12 @@ pub fn push_cache(session: &Session, targets: &[Target], lock: LockMode) -> Resu
 /// Brings what every target's build would take from the remote cache into the cache.
 ///
 /// # Errors
-/// When there is none.
+/// When there is none, or it does not answer.
 pub fn pull_cache(session: &Session, targets: &[Target], lock: LockMode) -> Result<Vec<Moved>, OpError> {
     each(session, targets, lock, |project, plan| {
+        // A build goes on without it; this has nothing else to do.
+        let settings = settings(session, &project.manifest().cache)?.ok_or(OpError::NoRemoteCache)?;
+        Remote::open(settings, surroundings(session))?;
         project.open_remote(session)?;
         let Some(remote) = project.remote() else { return Err(OpError::NoRemoteCache) };
         let mut wanted = needed(plan, project);
