@@ -175,7 +175,7 @@ impl Project {
         let text = format!(
             "[image]\nname = \"air-gap\"\nversion = \"0.1.0\"\narch = \"x86_64\"\n\
              [components.all]\nsource = \"file\"\npath = \"anything\"\n\
-             [kernel]\ncomponent = \"all\"\n\
+             [kernel]\ncomponent = \"all\"\ncmdline = [\"console=ttyS0\"]\n\
              [boot]\nshim = {{ component = \"all\", path = \"anything\" }}\ngrub = {{ component = \"all\", path = \"anything\" }}\n\
              [overlays.node]\nsource = \"overlay\"\nto = \"/\"\n\
              [container-images.app]\n{image}\n"

@@ -268,9 +268,7 @@ fn bundles(registry: &Registry<'_>, manifest: &Found, keys: &[Key], search: &mut
             Err(reason) => search.look(keys, Form::Bundle, Err(reason)),
         }
     }
-    // Registries may list everything, and leave the type out.
-    let other = |kind: &Option<String>| kind.as_deref().is_some_and(|kind| kind != BUNDLE_MEDIA_TYPE);
-    for entry in entries.iter().filter(|entry| !other(&entry.artifact_type)) {
+    for entry in entries.iter().filter(|entry| cosign::may_be_bundle(entry.artifact_type.as_deref())) {
         if search.is_full() {
             break;
         }

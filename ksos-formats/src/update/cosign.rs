@@ -53,6 +53,13 @@ pub fn referrers_tag(digest: &Digest) -> String {
     format!("sha256-{digest}")
 }
 
+/// Returns whether what refers to a manifest may carry a bundle, by the `artifactType` that an index states of it. Registries
+/// may list everything and leave the type out, and indexes that `cosign` 3.1 writes state the media type of the empty
+/// configuration instead (OCI image specification 1.1, "Guidelines for Artifact Usage"): what it is, its manifest says.
+pub fn may_be_bundle(artifact_type: Option<&str>) -> bool {
+    matches!(artifact_type, None | Some("" | BUNDLE_MEDIA_TYPE | "application/vnd.oci.empty.v1+json"))
+}
+
 /// Something that was perhaps signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {

@@ -8,7 +8,7 @@ use ksos_formats::update::cosign::{self, Claim, CosignKeyError, Key};
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 
 use super::SourceError;
-use super::manifest::{INDEX, Index, MANIFEST, Manifest};
+use super::manifest::{Descriptor, INDEX, Index, MANIFEST, Manifest};
 use super::registry::RegistrySender;
 
 /// Reads the keys of the settings.
@@ -155,9 +155,8 @@ fn listed_bundles(
         Ok(index) => index,
         Err(reason) => return Ok(search.look(keys, Err(reason))),
     };
-    // Registries may list everything, and leave `artifactType` out.
-    let other = |kind: &Option<String>| kind.as_deref().is_some_and(|kind| kind != cosign::BUNDLE_MEDIA_TYPE);
-    for descriptor in index.manifests.iter().filter(|descriptor| !other(&descriptor.artifact_type)) {
+    let may_be = |descriptor: &&Descriptor| cosign::may_be_bundle(descriptor.artifact_type.as_deref());
+    for descriptor in index.manifests.iter().filter(may_be) {
         if search.is_full() {
             break;
         }

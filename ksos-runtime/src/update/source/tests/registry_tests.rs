@@ -447,7 +447,17 @@ fn bundled(api: bool) -> Repository {
 
 #[test]
 fn what_cosign_signed_is_taken_in_all_forms() {
-    for (repository, form) in [(classic(), "classic"), (bundled(true), "referrers"), (bundled(false), "tag")] {
+    // As some builds of cosign 3.1 write the index: with the media type of the configuration.
+    let kind = "application/vnd.dev.sigstore.bundle.v0.3+json";
+    let referrers = fixture!("bundle-referrers.json").replace(kind, "application/vnd.oci.empty.v1+json");
+    let manifest = fixture!("bundle-manifest.json");
+    let mistyped = Repository::signed().with_bundle(false, &referrers, manifest, fixture!("bundle.json"));
+    for (repository, form) in [
+        (classic(), "classic"),
+        (bundled(true), "referrers"),
+        (bundled(false), "tag"),
+        (mistyped, "tag, by another type"),
+    ] {
         assert_eq!(repository.clone().open_signed(&[P256]).expect(form), b"release");
         assert_eq!(repository.open_signed(&[OTHER, ED25519, P256]).expect(form), b"release");
     }
