@@ -258,11 +258,12 @@ fn observed(guest: &Guest, metrics: u16) {
         "for p in /proc/[0-9]*; do if [ \"$(cat $p/comm)\" = ksos-runtime ]; then \
          grep -E '^(Name|Pid|VmRSS|RssAnon)' $p/status; fi; done; cat /proc/meminfo",
     );
-    let rss: u64 = table
-        .lines()
-        .filter_map(|line| line.strip_prefix("VmRSS:"))
-        .filter_map(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok())
-        .sum();
+    let sum = |field: &str| -> u64 {
+        let values = table.lines().filter_map(|line| line.strip_prefix(field));
+        values.filter_map(|text| text.trim().trim_end_matches(" kB").parse::<u64>().ok()).sum()
+    };
+    let (rss, anonymous) = (sum("VmRSS:"), sum("RssAnon:"));
+    measured(&format!("the runtime's processes: {rss} KiB resident, {anonymous} KiB of their own"));
     assert!(rss > 0 && rss < 40 << 10, "the runtime's processes take {rss} KiB");
 }
 
