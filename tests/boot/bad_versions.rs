@@ -187,7 +187,7 @@ fn versions_that_panic_hang_or_are_never_healthy_are_left_by_the_node_itself() {
     fs::create_dir(lab.path("silent")).expect("made");
     fs::write(&panics, program("\nthis version ends its PID 1\n")).expect("written");
     // The service is ready: its port takes connections. Whoever asks it anything waits.
-    let script = "#!/usr/bin/busybox sh\nexec /usr/bin/busybox nc -lk -p 6443 -e /usr/bin/busybox sleep 86400\n";
+    let script = "#!/usr/bin/busybox sh\nexec /usr/bin/busybox nc -ll -p 6443 -e /usr/bin/busybox sleep 86400\n";
     fs::write(&silent, script).expect("written");
     let good = "gate = \"15m\"\n";
     let image = lab.build("1.0.0", good, &[])("disk");
