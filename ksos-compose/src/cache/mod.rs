@@ -71,7 +71,14 @@ impl Blob {
 #[derive(Debug)]
 pub struct Cache {
     root: PathBuf,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Cache {
+    /// Closing alone would not do while a process that another thread has just forked still has a copy of the descriptor.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
+    }
 }
 
 impl Cache {
@@ -91,7 +98,7 @@ impl Cache {
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockShared)
             .map_err(io::Error::from)
             .context("lock", &path)?;
-        Ok(Cache { root, _lock: lock })
+        Ok(Cache { root, lock })
     }
 
     /// Waits until no other process or thread works on the file at `path` (a lock file of a manifest), and keeps others
