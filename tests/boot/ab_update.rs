@@ -15,7 +15,7 @@ fn build(directory: &Path, version: &str) -> impl Fn(&str) -> PathBuf + use<> {
     let manifest = directory.join(format!("node-{version}.toml"));
     let text = format!(
         "extends = [{:?}]\n[image]\nversion = {version:?}\n[update]\nkeys = [{:?}]\ngate = \"15m\"\nhold = \"10s\"\n\
-         [files.\"/etc/fixture-version\"]\ncontent = {version:?}\n",
+         [files.\"/etc/fixture-version\"]\ncontent = {version:?}\n[services.kubesolo]\nstop-timeout = \"2s\"\n",
         fixtures.join("boot/node.toml"),
         fixtures.join("keys/test-only-update.pub"),
     );

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::guest::{Guest, READY, free_port, measured};
 
 /// Longest time for an installation and three tries. TCG on two busy processors is slow.
-const TRIES: Duration = Duration::from_secs(2400);
+const TRIES: Duration = Duration::from_secs(1200);
 
 /// Most memory that the agent may take, in bytes (issue 4).
 const MEMORY: u64 = 32 << 20;
@@ -78,7 +78,8 @@ impl Lab {
         let fixtures = repository().join("tests/fixtures");
         let path = self.path(&format!("node-{version}.toml"));
         let text = format!(
-            "extends = [{:?}]\n[image]\nversion = {version:?}\n[update]\nkeys = [{:?}]\nautomatic = false\nhold = \"5s\"\n{manifest}",
+            "extends = [{:?}]\n[image]\nversion = {version:?}\n[update]\nkeys = [{:?}]\nautomatic = false\nhold = \"5s\"\n{manifest}\
+             [services.kubesolo]\nstop-timeout = \"2s\"\n",
             fixtures.join("boot/node.toml"),
             fixtures.join("keys/test-only-update.pub"),
         );
@@ -135,7 +136,8 @@ fn wait_for_status(guest: &Guest, what: &str, is: impl Fn(&Value) -> bool) -> Va
         if is(&status) {
             return status;
         }
-        assert!(Instant::now() < deadline, "{what}: {status:#}\n{}", guest.console());
+        let said = || format!("{}\n{}{}", guest.console_end(), outcome.stdout, outcome.stderr);
+        assert!(Instant::now() < deadline, "{what}: status {} of the command:\n{}", outcome.code, said());
         std::thread::sleep(Duration::from_secs(2));
     }
 }
@@ -145,7 +147,7 @@ fn wait_for_status(guest: &Guest, what: &str, is: impl Fn(&Value) -> bool) -> Va
 fn wait_for_health(guest: &Guest) {
     let deadline = Instant::now() + TRIES;
     while guest.ssh("kubesolo-os health").code != 0 {
-        assert!(Instant::now() < deadline, "the node does not become healthy:\n{}", guest.console());
+        assert!(Instant::now() < deadline, "the node does not become healthy:\n{}", guest.console_end());
         std::thread::sleep(Duration::from_secs(2));
     }
 }

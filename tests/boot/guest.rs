@@ -50,6 +50,13 @@ impl Guest {
         self.console.lock().expect("no panic holds it").join("\n")
     }
 
+    /// Returns the last lines of the console.
+    pub fn console_end(&self) -> String {
+        const LINES: usize = 60;
+        let lines = self.console.lock().expect("no panic holds it");
+        lines[lines.len().saturating_sub(LINES)..].join("\n")
+    }
+
     /// Waits for the next line that holds `text`.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) -> String {
@@ -74,12 +81,13 @@ impl Guest {
         }
     }
 
-    /// Runs a command in the guest.
+    /// Runs a command in the guest. A machine that is reset meanwhile never says that the connection is gone.
     pub fn ssh(&self, command: &str) -> Outcome {
         let port = self.ssh.to_string();
         let mut ssh = Command::new("ssh");
         ssh.args(["-q", "-p", &port, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]);
-        ssh.args(["-o", "ConnectTimeout=60", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i"]).arg(&self.key);
+        ssh.args(["-o", "ConnectTimeout=60", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4"]);
+        ssh.args(["-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-i"]).arg(&self.key);
         run(ssh.args(["root@127.0.0.1", command]).stdin(Stdio::null()))
     }
 

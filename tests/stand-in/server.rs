@@ -25,7 +25,9 @@ const AHEAD: Duration = Duration::from_secs(3600);
 /// Seconds from 1900 to 1970 (RFC 4330, section 3).
 const TO_NTP: u64 = 2_208_988_800;
 const BASE: &str = "/var/lib/kubesolo";
-/// Where containerd listens.
+/// containerd, in images that have it.
+const ENGINE: &str = "/usr/bin/containerd";
+/// Where it listens.
 pub const SOCKET: &str = "/var/lib/kubesolo/containerd/containerd.sock";
 
 /// Starts the engine, makes the PKI once, and serves for ever.
@@ -68,12 +70,24 @@ fn tell_time() -> Result<(), String> {
     Ok(())
 }
 
-/// Starts Debian's containerd where KubeSolo's is, without the images of the last start.
+/// Starts Debian's containerd where KubeSolo's is, without the images of the last start. In an image without it, the socket
+/// answers as HTTP/2 begins.
 fn start_engine() -> Result<(), String> {
     let directory = format!("{BASE}/containerd");
     fs::create_dir_all(&directory).map_err(|error| format!("{directory}: {error}"))?;
     end_engine()?;
     let _ = fs::remove_file(SOCKET);
+    if !Path::new(ENGINE).exists() {
+        let listener = std::os::unix::net::UnixListener::bind(SOCKET).map_err(|error| format!("{SOCKET}: {error}"))?;
+        std::thread::spawn(move || {
+            for mut client in listener.incoming().flatten() {
+                // HTTP/2's prefaces: what the client begins with, and empty settings.
+                let _ = client.read_exact(&mut [0; 33]);
+                let _ = client.write_all(b"\0\0\0\x04\0\0\0\0\0");
+            }
+        });
+        return Ok(());
+    }
     for plugin in fs::read_dir("/usr/lib/cni").map_err(|error| format!("/usr/lib/cni: {error}"))?.flatten() {
         let link = Path::new("/opt/cni/bin").join(plugin.file_name());
         if !link.exists() {
@@ -81,7 +95,7 @@ fn start_engine() -> Result<(), String> {
         }
     }
     let log = fs::File::create(format!("{directory}/containerd.log")).map_err(|error| format!("log: {error}"))?;
-    Command::new("/usr/bin/containerd")
+    Command::new(ENGINE)
         .args(["--config", "/etc/containerd/config.toml", "--address", SOCKET])
         .args(["--root", &format!("{directory}/root"), "--state", "/run/kubesolo/containerd"])
         .stdout(log.try_clone().map_err(|error| error.to_string())?)
@@ -104,7 +118,7 @@ fn start_engine() -> Result<(), String> {
 fn end_engine() -> Result<(), String> {
     let is_engine = |pid: &String| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.starts_with(b"/usr/bin/containerd\0")
+        line.split(|byte| *byte == 0).next() == Some(ENGINE.as_bytes())
     };
     let entries = fs::read_dir("/proc").map_err(|error| format!("/proc: {error}"))?.flatten();
     for pid in entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(is_engine) {

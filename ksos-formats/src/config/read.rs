@@ -282,8 +282,8 @@ impl Reader {
 
     /// Returns what is wrong, else what has no effect, in the order of the places.
     pub(super) fn finish(mut self) -> Result<Vec<Diagnostic>, Vec<Diagnostic>> {
-        self.errors.sort();
-        self.warnings.sort();
+        self.errors.sort_unstable();
+        self.warnings.sort_unstable();
         if self.errors.is_empty() { Ok(self.warnings) } else { Err(self.errors) }
     }
 

@@ -65,9 +65,9 @@ impl Secrets {
 
     fn add(&mut self, secret: &str) {
         if secret.len() >= SHORTEST && !self.0.iter().any(|known| known == secret) {
-            self.0.push(secret.to_owned());
-            // A secret that another one begins with must not leave the other one's end behind.
-            self.0.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+            // The longest first: a secret that another one begins with must not leave the other one's end behind.
+            let place = self.0.partition_point(|known| known.len() >= secret.len());
+            self.0.insert(place, secret.to_owned());
         }
     }
 }

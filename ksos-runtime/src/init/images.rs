@@ -8,7 +8,7 @@
 //! All images are in one OCI layout in which every blob is there once. `ctr` reads archives: it gets one on its standard
 //! input, made on the way of the blobs that the missing images need. Nothing is copied to a disk first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 
 use ksos_formats::layout;
@@ -191,9 +191,10 @@ impl Ctr<'_> {
 
     /// Imports `images` in one archive for each layout.
     fn import(&self, images: &[&ContainerImage]) -> Result<(), Error> {
-        let layouts: BTreeSet<&str> = images.iter().map(|image| image.layout.as_str()).collect();
-        for layout in layouts {
-            let of_layout: Vec<_> = images.iter().copied().filter(|image| image.layout == layout).collect();
+        let mut left = images.to_vec();
+        while let Some(layout) = left.first().map(|image| image.layout.as_str()) {
+            let (of_layout, others): (Vec<_>, Vec<_>) = left.into_iter().partition(|image| image.layout == layout);
+            left = others;
             let archive = Archive::plan(self.sys, layout, &of_layout)?;
             let arguments = self.arguments(&["import", "-"]);
             let outcome = self.sys.run_fed(&arguments, &mut |output| archive.write(self.sys, output))?;

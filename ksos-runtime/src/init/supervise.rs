@@ -222,10 +222,10 @@ impl Machine {
     /// services that wait for each other (which will not start).
     pub fn new(configs: BTreeMap<String, ServiceConfig>) -> (Self, Vec<String>) {
         let mut problems = Vec::new();
-        let names: BTreeSet<String> = configs.keys().cloned().collect();
+        let names: Vec<String> = configs.keys().cloned().collect();
         let mut services = BTreeMap::new();
         for (name, mut config) in configs {
-            for missing in config.after.iter().filter(|other| !names.contains(*other)) {
+            for missing in config.after.iter().filter(|other| !names.contains(other)) {
                 problems.push(format!("service {name} is after {missing}, which does not exist"));
             }
             config.after.retain(|other| names.contains(other));
@@ -377,16 +377,14 @@ impl Machine {
 
 /// Returns the services that are part of, or behind, a circle.
 fn waiting_for_each_other(services: &BTreeMap<String, Service>) -> Vec<String> {
-    let mut left: BTreeSet<&String> = services.keys().collect();
+    let mut left: Vec<&String> = services.keys().collect();
     loop {
-        let free = |name: &&&String| services[**name].config.after.iter().all(|other| !left.contains(other));
-        let ready: Vec<&String> = left.iter().filter(free).copied().collect();
-        if ready.is_empty() {
-            return left.into_iter().cloned().collect();
+        let waits = |name: &&String| services[*name].config.after.iter().any(|other| left.contains(&other));
+        let waiting: Vec<&String> = left.iter().copied().filter(waits).collect();
+        if waiting.len() == left.len() {
+            return waiting.into_iter().cloned().collect();
         }
-        ready.iter().for_each(|name| {
-            left.remove(*name);
-        });
+        left = waiting;
     }
 }
 

@@ -68,7 +68,7 @@ pub fn claim(
     let mut found: BTreeMap<u32, Claim> = BTreeMap::new();
     let mut sorted = candidates.to_vec();
     // eth2 before eth10, whatever order the kernel found them in.
-    sorted.sort_by(|a, b| (a.link.name.len(), &a.link.name).cmp(&(b.link.name.len(), &b.link.name)));
+    sorted.sort_unstable_by(|a, b| (a.link.name.len(), &a.link.name).cmp(&(b.link.name.len(), &b.link.name)));
     for candidate in sorted {
         let index = candidate.link.index;
         if claims.contains_key(&index) {

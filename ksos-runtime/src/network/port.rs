@@ -238,9 +238,9 @@ impl Port {
             protocol: types::PROTOCOL_DHCP,
         };
         // Routes on the link first: a gateway may be behind them.
-        let mut routes: Vec<Route> = lease.routes.iter().map(route).collect();
-        routes.sort_by_key(|route| route.via.is_some());
-        routes
+        let on_link = lease.routes.iter().filter(|route| route.via.is_none());
+        let behind = lease.routes.iter().filter(|route| route.via.is_some());
+        on_link.chain(behind).map(route).collect()
     }
 }
 

@@ -67,7 +67,7 @@ impl Daemon<'_> {
     /// Claimed interfaces in the order of their metrics.
     fn ordered(&self) -> Vec<&Port> {
         let mut ports: Vec<&Port> = self.ports.values().collect();
-        ports.sort_by_key(|port| port.claim.metric);
+        ports.sort_unstable_by_key(|port| port.claim.metric);
         ports
     }
 
