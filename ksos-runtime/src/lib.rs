@@ -17,6 +17,7 @@ pub mod cmdline;
 pub mod config;
 pub mod console;
 pub mod disk;
+mod exchange;
 pub mod init;
 pub mod install;
 pub mod modules;

@@ -116,6 +116,25 @@ impl Guest {
         assert!(denied.is_empty(), "{denied:#?}");
     }
 
+    /// Kills the composer and nothing else, and waits until QEMU has ended, too.
+    #[track_caller]
+    pub fn kill_composer(mut self) {
+        let composer = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{composer}/task/{composer}/children")).expect("it runs");
+        let machine: u32 = children.trim().parse().expect("one child, QEMU");
+        self.child.kill().expect("it runs");
+        let deadline = Instant::now() + BOOT;
+        // Nobody may reap it.
+        let ended = || match std::fs::read_to_string(format!("/proc/{machine}/stat")) {
+            Ok(stat) => stat.contains(") Z "),
+            Err(_) => true,
+        };
+        while !ended() {
+            assert!(Instant::now() < deadline, "QEMU outlives the composer");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// Shuts the guest down and waits until QEMU has ended.
     #[track_caller]
     pub fn power_off(mut self) {

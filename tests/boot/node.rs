@@ -497,6 +497,7 @@ fn a_clone_of_the_disk_stops_the_boot_with_both_named() {
     let mut guest = start(&["--qemu-arg=-drive", &drive, "--qemu-arg=-device", "--qemu-arg=virtio-blk-pci,drive=twin"]);
     let line = guest.wait_for("ksos: emergency reason=");
     assert!(line.contains("several disks") && line.contains("vda") && line.contains("vdb"), "{line}");
+    guest.kill_composer();
 }
 
 /// Passes its standard input to a port of this host, and what comes back to its standard output.

@@ -9,21 +9,23 @@
 //! heal (no connection, 5xx, 429) are tried again until the budget is used up; others end it at once.
 
 use std::io::Write;
-use std::time::Duration;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use crate::cmdline::Cmdline;
+use crate::exchange::{self, Fault, Timed};
 use crate::sys::{Sys, read_text};
 
 /// Largest report that PID 1 reads, in bytes.
 pub(super) const REPORT_LIMIT: u64 = 4 << 20;
 /// Largest user-data in bytes. EC2 has 16 KiB; others allow more.
-const USER_DATA_LIMIT: u64 = 1 << 20;
+const USER_DATA_LIMIT: usize = 1 << 20;
 /// Largest value of anything else, in bytes.
-const VALUE_LIMIT: u64 = 16 << 10;
+const VALUE_LIMIT: usize = 16 << 10;
 /// How long a token is asked for, in seconds.
 const TOKEN_SECONDS: &str = "300";
 /// Pause between attempts, in milliseconds.
@@ -89,7 +91,9 @@ impl Report {
 #[derive(Debug, thiserror::Error)]
 enum FetchError {
     #[error("{0}: {1}")]
-    Request(String, Box<ureq::Error>),
+    Request(String, Fault),
+    #[error("{0}: no answer within {1} ms")]
+    Timeout(String, u128),
     #[error("{0}: status {1}")]
     Status(String, u16),
     #[error("the metadata service is turned off (status 403)")]
@@ -108,12 +112,9 @@ impl FetchError {
     /// Whether another attempt may go better. A value that does not fit comes from something that is no such service.
     fn may_heal(&self) -> bool {
         match self {
-            FetchError::Request(_, error) => !matches!(
-                **error,
-                ureq::Error::BadUri(_) | ureq::Error::BodyExceedsLimit(_) | ureq::Error::LargeResponseHeader(..)
-            ),
+            FetchError::Request(_, fault) => !matches!(fault, Fault::Size(_)),
             FetchError::Status(_, status) => *status >= 500 || *status == 429,
-            FetchError::Unauthorized | FetchError::Network(_) => true,
+            FetchError::Unauthorized | FetchError::Timeout(..) | FetchError::Network(_) => true,
             FetchError::TurnedOff | FetchError::Token | FetchError::Value(_) => false,
         }
     }
@@ -156,9 +157,9 @@ struct Timeouts {
 }
 
 fn report(sys: &dyn Sys, address: &str, budget: u64, timeouts: &Timeouts, bring_up: BringUp<'_>) -> Report {
-    if !address.starts_with("http://") {
+    let Some(address) = address.strip_prefix("http://") else {
         return Report::failed("the address does not begin with http://".to_owned());
-    }
+    };
     let deadline = sys.uptime_ms() + budget;
     let (mut unauthorized, mut up) = (0, false);
     loop {
@@ -183,24 +184,14 @@ fn report(sys: &dyn Sys, address: &str, budget: u64, timeouts: &Timeouts, bring_
 /// One attempt at all that is asked.
 struct Client<'a> {
     sys: &'a dyn Sys,
-    agent: ureq::Agent,
     address: &'a str,
     deadline: u64,
-    request: Duration,
+    timeouts: &'a Timeouts,
 }
 
 impl<'a> Client<'a> {
-    fn new(sys: &'a dyn Sys, address: &'a str, deadline: u64, timeouts: &Timeouts) -> Self {
-        let config = ureq::Agent::config_builder()
-            .proxy(None)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .http_status_as_error(false)
-            .timeout_connect(Some(timeouts.connect))
-            .user_agent("ksos")
-            .build();
-        let address = address.trim_end_matches('/');
-        Client { sys, agent: config.into(), address, deadline, request: timeouts.request }
+    fn new(sys: &'a dyn Sys, address: &'a str, deadline: u64, timeouts: &'a Timeouts) -> Self {
+        Client { sys, address: address.trim_end_matches('/'), deadline, timeouts }
     }
 
     fn answer(&self) -> Result<Answer, FetchError> {
@@ -222,45 +213,54 @@ impl<'a> Client<'a> {
 
     fn token(&self) -> Result<String, FetchError> {
         let path = "api/token";
-        let request = self.agent.put(self.url(path)).header("X-aws-ec2-metadata-token-ttl-seconds", TOKEN_SECONDS);
-        let response = request.config().timeout_global(Some(self.timeout())).build().send_empty();
-        let bytes = body(path, response, VALUE_LIMIT)?.ok_or_else(|| FetchError::Status(path.to_owned(), 404))?;
+        let field = format!("X-aws-ec2-metadata-token-ttl-seconds: {TOKEN_SECONDS}");
+        let bytes = self.ask("PUT", path, &field, VALUE_LIMIT)?;
+        let bytes = bytes.ok_or_else(|| FetchError::Status(path.to_owned(), 404))?;
         let token = String::from_utf8(bytes).map_err(|_| FetchError::Token)?;
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_=+/.".contains(&byte);
         if token.is_empty() || !token.bytes().all(fits) { Err(FetchError::Token) } else { Ok(token) }
     }
 
     /// Gets a value; `None` for one that the service does not have.
-    fn get(&self, path: &str, token: &str, limit: u64) -> Result<Option<Vec<u8>>, FetchError> {
-        let request = self.agent.get(self.url(path)).header("X-aws-ec2-metadata-token", token);
-        let response = request.config().timeout_global(Some(self.timeout())).build().call();
-        body(path, response, limit)
+    fn get(&self, path: &str, token: &str, limit: usize) -> Result<Option<Vec<u8>>, FetchError> {
+        self.ask("GET", path, &format!("X-aws-ec2-metadata-token: {token}"), limit)
     }
 
-    fn url(&self, path: &str) -> String {
-        format!("{}/latest/{path}", self.address)
-    }
-
-    /// Time for the next request: never more than what is left.
-    fn timeout(&self) -> Duration {
+    fn ask(&self, method: &str, path: &str, field: &str, limit: usize) -> Result<Option<Vec<u8>>, FetchError> {
+        // Never more than what is left of all.
         let left = Duration::from_millis(self.deadline.saturating_sub(self.sys.uptime_ms()).max(1));
-        left.min(self.request)
+        let time = left.min(self.timeouts.request);
+        let failed = |fault: Fault| match fault.is_timeout() {
+            true => FetchError::Timeout(path.to_owned(), time.as_millis()),
+            false => FetchError::Request(path.to_owned(), fault),
+        };
+        let deadline = Instant::now() + time;
+        let (host, prefix) = self.address.split_once('/').unwrap_or((self.address, ""));
+        let slash = if prefix.is_empty() { "" } else { "/" };
+        let request = format!(
+            "{method} {slash}{prefix}/latest/{path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: ksos\r\n{field}\r\n\
+             Content-Length: 0\r\n\r\n"
+        );
+        let exchange = || {
+            let mut stream = Timed::connect(&socket_address(host)?, time.min(self.timeouts.connect), deadline)?;
+            exchange::ask(&mut stream, &request, limit)
+        };
+        let answer = exchange().map_err(failed)?;
+        match answer.status {
+            200 => Ok(Some(answer.body)),
+            404 => Ok(None),
+            401 => Err(FetchError::Unauthorized),
+            403 => Err(FetchError::TurnedOff),
+            status => Err(FetchError::Status(path.to_owned(), status)),
+        }
     }
 }
 
-type Response = Result<ureq::http::Response<ureq::Body>, ureq::Error>;
-
-fn body(path: &str, response: Response, limit: u64) -> Result<Option<Vec<u8>>, FetchError> {
-    let failed = |error: ureq::Error| FetchError::Request(path.to_owned(), Box::new(error));
-    let mut response = response.map_err(failed)?;
-    match response.status().as_u16() {
-        200 => {}
-        404 => return Ok(None),
-        401 => return Err(FetchError::Unauthorized),
-        403 => return Err(FetchError::TurnedOff),
-        status => return Err(FetchError::Status(path.to_owned(), status)),
-    }
-    response.body_mut().with_config().limit(limit).read_to_vec().map(Some).map_err(failed)
+/// Returns the first address of `HOST` or `HOST:PORT`.
+fn socket_address(host: &str) -> Result<SocketAddr, Fault> {
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let found = if has_port { host.to_socket_addrs() } else { format!("{host}:80").to_socket_addrs() };
+    found?.next().ok_or(Fault::Answer("the host has no address"))
 }
 
 /// Returns whether a text can be an instance identifier or a host name.

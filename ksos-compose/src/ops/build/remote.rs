@@ -42,16 +42,19 @@ fn open(session: &Session, project: &Project) -> Result<Option<Shared>, OpError>
     }
     let name = format!("{}/{}", settings.place.registry, settings.place.repository);
     match Remote::open(settings, surroundings(session)) {
-        Ok(remote) => {
-            remarks(&remote).for_each(|remark| session.reporter.note(&format!("remote cache {name}: {remark}")));
-            Ok(Some(Shared { remote: Some(remote) }))
-        }
+        Ok(remote) => Ok(Some(told(session, remote))),
         Err(error) => {
             let text = error.to_string().replace('\n', " ");
             session.reporter.note(&format!("warning: remote cache {name} is not used: {text}"));
             Ok(Some(Shared { remote: None }))
         }
     }
+}
+
+/// Says of a remote cache that answers what a user may not expect.
+fn told(session: &Session, remote: Arc<Remote>) -> Shared {
+    remarks(&remote).for_each(|remark| session.reporter.note(&format!("remote cache {}: {remark}", remote.name())));
+    Shared { remote: Some(remote) }
 }
 
 /// Opens the remote cache of a project, to write to it.
@@ -208,8 +211,7 @@ pub fn pull_cache(session: &Session, targets: &[Target], lock: LockMode) -> Resu
     each(session, targets, lock, |project, plan| {
         // A build goes on without it; this has nothing else to do.
         let settings = settings(session, &project.manifest().cache)?.ok_or(OpError::NoRemoteCache)?;
-        Remote::open(settings, surroundings(session))?;
-        project.open_remote(session)?;
+        let _ = project.remote.set(Some(told(session, Remote::open(settings, surroundings(session))?)));
         let Some(remote) = project.remote() else { return Err(OpError::NoRemoteCache) };
         let mut wanted = needed(plan, project);
         wanted.extend(described(plan, project));

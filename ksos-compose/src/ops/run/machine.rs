@@ -82,6 +82,22 @@ fn trial(arch: Arch, secure_boot: bool) -> (&'static str, &'static [&'static str
     }
 }
 
+/// Starts QEMU. The kernel ends it when this program dies, however it dies (prctl(2), `PR_SET_PDEATHSIG`).
+pub(super) fn spawn(command: &mut Command) -> io::Result<Child> {
+    #[cfg(target_os = "linux")]
+    end_with_this_program(command);
+    command.spawn()
+}
+
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "what runs between fork and exec must be async-signal-safe, which nobody checks")]
+fn end_with_this_program(command: &mut Command) {
+    use rustix::process::{Signal, set_parent_process_death_signal};
+    use std::os::unix::process::CommandExt;
+    // SAFETY: one system call with plain values; nothing is allocated or locked.
+    unsafe { command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?)) };
+}
+
 /// Returns why a machine with this accelerator does not run, if it does not.
 pub(super) fn works(program: &Path, arch: Arch, secure_boot: bool, accelerator: Accelerator) -> Result<(), String> {
     if accelerator == Accelerator::Kvm {
@@ -92,7 +108,8 @@ pub(super) fn works(program: &Path, arch: Arch, secure_boot: bool, accelerator: 
     let (machine, more, rom, expected) = trial(arch, secure_boot);
     let mut file = tempfile::NamedTempFile::new().map_err(|error| error.to_string())?;
     file.write_all(&rom).map_err(|error| error.to_string())?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(["-accel", accelerator.name(), "-machine", machine, "-cpu", cpu, "-m", "64M"])
         .args(["-nodefaults", "-display", "none", "-no-reboot"])
         .args(more)
@@ -100,9 +117,8 @@ pub(super) fn works(program: &Path, arch: Arch, secure_boot: bool, accelerator: 
         .arg(file.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| error.to_string())?;
+        .stderr(Stdio::piped());
+    let mut child = spawn(&mut command).map_err(|error| error.to_string())?;
     let message = child.stderr.take().map(collect);
     let status = wait_until(&mut child, Instant::now() + TRIAL).map_err(|error| error.to_string())?;
     if status.is_some_and(|status| status.code() == Some(expected)) {

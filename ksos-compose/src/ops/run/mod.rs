@@ -363,14 +363,14 @@ fn start(image: &Path, options: &RunOptions, setup: &Setup) -> Result<(Child, di
         extra: &options.extra,
         interactive: options.interactive,
     };
-    let child = Command::new(&setup.program)
+    let mut command = Command::new(&setup.program);
+    command
         .args(arguments::arguments(&machine)?)
         .stdin(if options.interactive { Stdio::inherit() } else { Stdio::null() })
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|source| RunError::Start { program: setup.program.clone(), source })?;
-    Ok((child, work))
+        .stderr(Stdio::piped());
+    let child = machine::spawn(&mut command);
+    Ok((child.map_err(|source| RunError::Start { program: setup.program.clone(), source })?, work))
 }
 
 #[cfg(test)]

@@ -224,7 +224,7 @@ fn table(health: &Health) -> String {
 #[cfg(fuzzing)]
 pub fn fuzz_kubernetes(sys: &dyn Sys, kubeconfig: &str, answer: &[u8]) {
     let _ = credentials::Credentials::read(sys, kubeconfig);
-    let body = match api::parse(answer, 6443, 1 << 16) {
+    let body = match crate::exchange::parse(answer, 1 << 16) {
         Ok(answer) => answer.body,
         Err(_) => answer.to_vec(),
     };
