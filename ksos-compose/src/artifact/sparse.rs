@@ -11,6 +11,32 @@ use super::disk::copy::next_data;
 /// Bytes read at once, at the least.
 const BUFFER: u64 = 1 << 20;
 
+/// Calls `each` with all `size` bytes of `source`, in order. Holes are not read: the kernel would fill a page of memory with
+/// zeros for each page of them.
+///
+/// # Errors
+/// Those of `each`; when `source` cannot be read or is shorter than `size`.
+pub fn bytes(source: &File, size: u64, each: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER as usize];
+    let zeros = [0; 64 << 10];
+    let mut position = 0;
+    while position < size {
+        let (start, end) = next_data(source, position, size)?.unwrap_or((size, size));
+        while position < start {
+            let count = (start - position).min(zeros.len() as u64);
+            each(&zeros[..count as usize])?;
+            position += count;
+        }
+        while position < end {
+            let count = (end - position).min(BUFFER);
+            source.read_exact_at(&mut buffer[..count as usize], position)?;
+            each(&buffer[..count as usize])?;
+            position += count;
+        }
+    }
+    Ok(())
+}
+
 /// Takes the offset and the bytes of a block.
 pub type Visit<'a, E> = dyn FnMut(u64, &[u8]) -> Result<(), E> + 'a;
 
@@ -67,6 +93,27 @@ mod tests {
         })
         .unwrap();
         assert_eq!(seen, [(0, "a".into()), (2, "bc".into()), (5, "d".into())]);
+    }
+
+    #[test]
+    fn all_bytes_come_in_order() {
+        let file = tempfile::tempfile().unwrap();
+        let mut expected = vec![0; (3 << 20) + 100];
+        for (offset, bytes) in [(5_usize, b"a".as_slice()), (1 << 20, &[7; (1 << 20) + 5000]), ((3 << 20) + 98, b"c")] {
+            file.write_all_at(bytes, offset as u64).unwrap();
+            expected[offset..offset + bytes.len()].copy_from_slice(bytes);
+        }
+        for (size, in_file) in [(expected.len(), expected.len() as u64), (4 << 20, 4 << 20), (0, 0)] {
+            expected.resize(size, 0);
+            file.set_len(in_file).unwrap();
+            let mut seen = Vec::new();
+            let mut keep = |bytes: &[u8]| {
+                seen.extend_from_slice(bytes);
+                Ok(())
+            };
+            bytes(&file, size as u64, &mut keep).unwrap();
+            assert!(seen == expected, "{size}");
+        }
     }
 
     #[test]

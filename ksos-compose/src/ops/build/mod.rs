@@ -367,7 +367,12 @@ pub(in crate::ops) fn hash(path: &Path) -> Result<Digest, OpError> {
     use crate::effects::fs::Context;
     let mut hasher = ksos_formats::digest::Hasher::new();
     let file = fs::open(path)?;
-    std::io::copy(&mut std::io::BufReader::with_capacity(1 << 20, file), &mut hasher).context("read", path)?;
+    let size = file.metadata().context("stat", path)?.len();
+    let mut add = |bytes: &[u8]| {
+        hasher.update(bytes);
+        Ok(())
+    };
+    crate::artifact::sparse::bytes(&file, size, &mut add).context("read", path)?;
     Ok(hasher.finish())
 }
 
