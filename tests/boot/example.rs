@@ -89,6 +89,7 @@ fn arm64_boots_under_secure_boot_keeps_its_data_and_is_configured_observed_and_c
     for part in ["arch=\"arm64\"", "kubesolo_os_configuration_info{source=\"nocloud\"", "\nkubesolo_os_ready 1\n"] {
         assert!(page.contains(part), "{part}:\n{page}");
     }
+    guest.expect_small_runtime();
     let profiles = guest.shell("for p in /proc/[0-9]*; do cat $p/attr/current 2>&1; done");
     for profile in ["ksos-network (enforce)", "ksos-agent (enforce)"] {
         assert!(profiles.lines().any(|line| line == profile), "{profile}:\n{profiles}");

@@ -91,6 +91,14 @@ impl Guest {
         run(ssh.args(["root@127.0.0.1", command]).stdin(Stdio::null()))
     }
 
+    /// The program of the node is below its limit (issue 3: 4 MB).
+    #[track_caller]
+    pub fn expect_small_runtime(&self) {
+        let size: u64 = self.shell("busybox wc -c < /usr/lib/ksos/ksos-runtime").trim().parse().expect("a number");
+        measured(&format!("ksos-runtime: {size} bytes"));
+        assert!(size < 4_000_000, "ksos-runtime has {size} bytes");
+    }
+
     /// Returns what the SSH client says when it has no key to offer: the ways to log in that the server allows.
     pub fn ssh_methods(&self) -> String {
         let mut ssh = Command::new("ssh");

@@ -136,6 +136,7 @@ fn the_appliance_is_configured_observed_reached_watched_and_reset() {
 
     reached_from_the_host(&kubeconfig);
     observed(&guest, metrics);
+    guest.expect_small_runtime();
     assert_eq!(guest.shell("cat /var/lib/kubesolo/marker /etc/kubesolo/note"), "keptnoted");
     assert!(guest.ssh("echo x > /usr/x").code != 0, "the root can be written");
     hardened(&guest);
