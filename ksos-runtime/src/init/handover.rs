@@ -31,7 +31,8 @@ pub struct StageReport {
     pub start_ms: u64,
     /// How long it took, in milliseconds.
     pub ms: u64,
-    /// How long the kernel has worked for PID 1 since it started, in milliseconds, at this stage's end.
+    /// How long the kernel has worked for PID 1 and the programs that it ran, in milliseconds since it started, at this
+    /// stage's end.
     #[serde(default)]
     pub kernel_ms: u64,
     /// What it did, or why it failed.
@@ -69,14 +70,15 @@ impl StageReport {
     }
 }
 
-/// Returns for how long the kernel has worked for this process, in milliseconds: loading modules, mounting, executing
-/// (proc_pid_stat(5), field 15, `stime`, in hundredths of a second).
+/// Returns for how long the kernel has worked for this process and the programs that it waited for, in milliseconds:
+/// loading modules, mounting, executing (proc_pid_stat(5), fields 15 and 17, `stime` and `cstime`, in hundredths of a second).
 /// It is not reset by executing another program.
 fn kernel_ms(sys: &dyn Sys) -> u64 {
     let line = read_line(sys, "/proc/self/stat").unwrap_or_default();
     // The second field is a name in parentheses, which may have spaces.
     let fields = line.rsplit_once(") ").map_or("", |(_, fields)| fields);
-    fields.split(' ').nth(12).and_then(|ticks| ticks.parse::<u64>().ok()).unwrap_or(0) * 10
+    let ticks = |field: usize| fields.split(' ').nth(field - 3).and_then(|ticks| ticks.parse::<u64>().ok());
+    (ticks(15).unwrap_or(0) + ticks(17).unwrap_or(0)) * 10
 }
 
 /// One line on the console.

@@ -36,7 +36,7 @@ fn line(change: impl FnOnce(&mut arguments::Machine<'_>)) -> String {
 fn the_command_line_of_an_emulated_machine() {
     assert_eq!(
         line(|_| {}),
-        "-accel tcg,thread=multi -machine q35,smm=off -cpu max,la57=off -smp 1 -m 512M -nodefaults -display none \
+        "-accel tcg,thread=multi,tb-size=32 -machine q35,smm=off -cpu max,la57=off -smp 1 -m 512M -nodefaults -display none \
          -drive if=pflash,unit=0,format=raw,readonly=on,file=/fw/code.fd \
          -drive if=pflash,unit=1,format=raw,file=/t/vars \
          -drive if=none,id=disk,format=raw,cache=unsafe,discard=unmap,file=/t/a,,b.img \
@@ -72,7 +72,7 @@ fn the_command_line_follows_the_options() {
         machine.arch = Arch::Arm64;
         machine.secure_boot = true;
     });
-    assert!(arm.starts_with("-accel tcg,thread=multi -machine virt -cpu cortex-a72 "), "{arm}");
+    assert!(arm.starts_with("-accel tcg,thread=multi,tb-size=32 -machine virt -cpu cortex-a72 "), "{arm}");
     assert!(!arm.contains("-global"), "{arm}");
     let interactive = line(|machine| machine.interactive = true);
     assert!(interactive.contains("mux=on,signal=off -mon chardev=serial,mode=readline"), "{interactive}");
