@@ -316,7 +316,8 @@ fn stages_are_told(guest: &Guest, metrics: &str) {
     hand_over_is_told(&shown);
     let used = status["memory_before_services"]["used_kib"].as_u64().expect("it is measured");
     measured(&format!("{used} KiB in use before services started"));
-    assert!((1 << 10..128 << 10).contains(&used), "{used} KiB in use before services started");
+    // Issue 3: the system itself takes less than 40 MB.
+    assert!(used > 1 << 10 && used * 1024 < 40_000_000, "{used} KiB in use before services started");
 }
 
 #[test]
