@@ -158,9 +158,16 @@ pub enum DiskError {
 /// # Errors
 /// [`DiskError`].
 pub fn write(output: &mut File, spec: &DiskSpec) -> Result<Layout, DiskError> {
-    check(spec)?;
+    check_names(spec)?;
+    if let Some(BiosBoot { image, .. }) = &spec.bios
+        && image.len() as u64 > ALIGNMENT - BIOS_BOOT_OFFSET
+    {
+        return Err(DiskError::BiosTooLarge { size: image.len() });
+    }
+    let layout = layout(&spec.partitions.iter().map(|partition| partition.size).collect::<Vec<_>>())?;
     let contents = spec.partitions.iter().map(open_content).collect::<Result<Vec<_>, _>>()?;
-    let layout = begin(output, &spec.partitions)?;
+    output.set_len(0)?;
+    output.set_len(layout.size)?;
     for ((partition, content), extent) in spec.partitions.iter().zip(contents).zip(&layout.partitions) {
         let Some((file, path, size)) = content else { continue };
         copy::copy_sparse(&file, size, output, extent.offset).map_err(|source| {
@@ -168,45 +175,13 @@ pub fn write(output: &mut File, spec: &DiskSpec) -> Result<Layout, DiskError> {
             DiskError::Copy { path, label, source }
         })?;
     }
-    finish(output, spec, &layout)?;
-    Ok(layout)
-}
-
-/// Empties `output` and gives it the size of a disk with these partitions; returns where everything will be. What is in the
-/// partitions may be written before [`finish`] or behind it.
-///
-/// # Errors
-/// When the sizes do not fit, or `output` cannot be written.
-pub fn begin(output: &mut File, partitions: &[Partition]) -> Result<Layout, DiskError> {
-    let layout = layout(&partitions.iter().map(|partition| partition.size).collect::<Vec<_>>())?;
-    output.set_len(0)?;
-    output.set_len(layout.size)?;
-    Ok(layout)
-}
-
-/// Writes what is not in a partition: the table, and what a BIOS boots.
-///
-/// # Errors
-/// [`DiskError`].
-pub fn finish(output: &mut File, spec: &DiskSpec, layout: &Layout) -> Result<(), DiskError> {
-    check(spec)?;
-    write_table(output, spec, layout)?;
+    write_table(output, spec, &layout)?;
     if let Some(BiosBoot { code, image, .. }) = &spec.bios {
         output.write_all_at(code, 0)?;
         output.write_all_at(image, BIOS_BOOT_OFFSET)?;
     }
     output.rewind()?;
-    Ok(())
-}
-
-fn check(spec: &DiskSpec) -> Result<(), DiskError> {
-    check_names(spec)?;
-    match &spec.bios {
-        Some(BiosBoot { image, .. }) if image.len() as u64 > ALIGNMENT - BIOS_BOOT_OFFSET => {
-            Err(DiskError::BiosTooLarge { size: image.len() })
-        }
-        _ => Ok(()),
-    }
+    Ok(layout)
 }
 
 fn check_names(spec: &DiskSpec) -> Result<(), DiskError> {

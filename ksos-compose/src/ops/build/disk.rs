@@ -73,26 +73,11 @@ pub fn write(
     outputs: &BTreeMap<String, Outputs>,
     path: &Path,
 ) -> Result<Written, OpError> {
-    std::thread::scope(|scope| {
-        // Its compression takes as long as everything else that is written.
-        let bios = scope.spawn(|| bios(session, project, plan, outputs));
-        let bios = || bios.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        write_beside(session, project, plan, outputs, path, bios)
-    })
-}
-
-fn write_beside(
-    session: &Session,
-    project: &Project,
-    plan: &Plan,
-    outputs: &BTreeMap<String, Outputs>,
-    path: &Path,
-    bios: impl FnOnce() -> Result<Option<BiosBoot>, OpError>,
-) -> Result<Written, OpError> {
     let files = files(session, project, plan, outputs)?;
     let mut file = AtomicFile::create(path)?;
-    let partitions: Vec<_> = plan.disk.partitions.iter().map(gpt_partition).collect();
-    let layout = disk::begin(file.file(), &partitions)?;
+    let partitions = plan.disk.partitions.iter().map(gpt_partition).collect();
+    let spec = DiskSpec { disk_guid: plan.disk.guid, partitions, bios: bios(session, project, plan, outputs)? };
+    let layout = disk::write(file.file(), &spec)?;
     let (esp_number, esp) = partition(plan, PartitionRole::Esp);
     let (slot_number, slot_plan) = partition(plan, PartitionRole::SlotA);
     let esp_spec = fat::FatSpec {
@@ -113,7 +98,6 @@ fn write_beside(
     let slot = extent(slot_number);
     let Extent { offset, size } = slot;
     ext4::write(&slot_tree, &mut Window::new(file.file(), offset, size), &slot_options)?;
-    disk::finish(file.file(), &DiskSpec { disk_guid: plan.disk.guid, partitions, bios: bios()? }, &layout)?;
     file.commit(0o644)?;
     Ok(Written { usage, slot, kernel_release: files.release })
 }
