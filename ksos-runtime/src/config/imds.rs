@@ -235,10 +235,9 @@ impl<'a> Client<'a> {
             false => FetchError::Request(path.to_owned(), fault),
         };
         let deadline = Instant::now() + time;
-        let (host, prefix) = self.address.split_once('/').unwrap_or((self.address, ""));
-        let slash = if prefix.is_empty() { "" } else { "/" };
+        let (host, prefix) = self.address.split_at(self.address.find('/').unwrap_or(self.address.len()));
         let request = format!(
-            "{method} {slash}{prefix}/latest/{path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: ksos\r\n{field}\r\n\
+            "{method} {prefix}/latest/{path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: ksos\r\n{field}\r\n\
              Content-Length: 0\r\n\r\n"
         );
         let exchange = || {

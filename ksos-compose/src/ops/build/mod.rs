@@ -364,15 +364,13 @@ fn from_stamp(session: &Session, mut stamp: Stamp, scope: &str, options: &Option
 
 /// Returns the SHA-256 of the file at `path`.
 pub(in crate::ops) fn hash(path: &Path) -> Result<Digest, OpError> {
+    use std::io::Write as _;
+
     use crate::effects::fs::Context;
     let mut hasher = ksos_formats::digest::Hasher::new();
     let file = fs::open(path)?;
     let size = file.metadata().context("stat", path)?.len();
-    let mut add = |bytes: &[u8]| {
-        hasher.update(bytes);
-        Ok(())
-    };
-    crate::artifact::sparse::bytes(&file, size, &mut add).context("read", path)?;
+    crate::artifact::sparse::bytes(&file, size, &mut |bytes| hasher.write_all(bytes)).context("read", path)?;
     Ok(hasher.finish())
 }
 

@@ -42,19 +42,16 @@ fn open(session: &Session, project: &Project) -> Result<Option<Shared>, OpError>
     }
     let name = format!("{}/{}", settings.place.registry, settings.place.repository);
     match Remote::open(settings, surroundings(session)) {
-        Ok(remote) => Ok(Some(told(session, remote))),
+        Ok(remote) => {
+            tell(session, &remote);
+            Ok(Some(Shared { remote: Some(remote) }))
+        }
         Err(error) => {
             let text = error.to_string().replace('\n', " ");
             session.reporter.note(&format!("warning: remote cache {name} is not used: {text}"));
             Ok(Some(Shared { remote: None }))
         }
     }
-}
-
-/// Says of a remote cache that answers what a user may not expect.
-fn told(session: &Session, remote: Arc<Remote>) -> Shared {
-    remarks(&remote).for_each(|remark| session.reporter.note(&format!("remote cache {}: {remark}", remote.name())));
-    Shared { remote: Some(remote) }
 }
 
 /// Opens the remote cache of a project, to write to it.
@@ -65,15 +62,17 @@ pub fn open_to_write(session: &Session, project: &Project) -> Result<Arc<Remote>
     let settings = settings(session, &project.manifest().cache)?.ok_or(OpError::NoRemoteCache)?;
     let settings = Settings { mode: CacheMode::ReadWrite, ..settings };
     let remote = Remote::open(settings, surroundings(session))?;
-    remarks(&remote).for_each(|remark| session.reporter.note(&format!("remote cache {}: {remark}", remote.name())));
+    tell(session, &remote);
     Ok(remote)
 }
 
-/// What a user may not expect.
-fn remarks(remote: &Remote) -> impl Iterator<Item = &'static str> {
+/// Says of a remote cache that answers what a user may not expect.
+fn tell(session: &Session, remote: &Remote) {
     let keys = (!remote.trusts()).then_some("no key is trusted; only downloads whose digest the lock has come from it");
     let unsigned = (remote.writes() && !remote.signs()).then_some("nothing signs; only downloads are written to it");
-    keys.into_iter().chain(unsigned)
+    for remark in keys.into_iter().chain(unsigned) {
+        session.reporter.note(&format!("remote cache {}: {remark}", remote.name()));
+    }
 }
 
 fn surroundings(session: &Session) -> Surroundings {
@@ -211,7 +210,9 @@ pub fn pull_cache(session: &Session, targets: &[Target], lock: LockMode) -> Resu
     each(session, targets, lock, |project, plan| {
         // A build goes on without it; this has nothing else to do.
         let settings = settings(session, &project.manifest().cache)?.ok_or(OpError::NoRemoteCache)?;
-        let _ = project.remote.set(Some(told(session, Remote::open(settings, surroundings(session))?)));
+        let remote = Remote::open(settings, surroundings(session))?;
+        tell(session, &remote);
+        let _ = project.remote.set(Some(Shared { remote: Some(remote) }));
         let Some(remote) = project.remote() else { return Err(OpError::NoRemoteCache) };
         let mut wanted = needed(plan, project);
         wanted.extend(described(plan, project));
