@@ -260,11 +260,11 @@ fn write_once(context: &Context<'_>, mut state: State, prepared: &Prepared, note
     }
 }
 
-/// Loads the drivers of all hardware there is, as stage 60 does later: a network card or a USB stick that a source needs
+/// Loads the drivers of all hardware there is, as stage 85 does later: a network card or a USB stick that a source needs
 /// has none before.
 fn load_hardware_drivers(sys: &dyn Sys, cmdline: &Cmdline) {
     if let Ok(loader) = Loader::open(sys, cmdline) {
-        // Stage 60 says what fails.
+        // Stage 85 says what fails.
         let _ = loader.load_for_hardware();
     }
 }

@@ -145,10 +145,11 @@ fn load_file_system(context: &Context<'_>, kind: &str) {
     if known.lines().any(|line| line.split_whitespace().last() == Some(kind)) {
         return;
     }
-    let module = if kind == "iso9660" { "isofs" } else { kind };
+    // With the tables that FAT wants by default (kernel `fs/fat/Kconfig`): the kernel would run modprobe for each.
+    let modules: &[&str] = if kind == "iso9660" { &["isofs"] } else { &[kind, "nls_cp437", "nls_ascii"] };
     if let Ok(loader) = Loader::open(context.sys, context.cmdline) {
         // A failure shows in the mount that follows, which names the volume.
-        let _ = loader.load(module);
+        modules.iter().for_each(|module| drop(loader.load(module)));
     }
 }
 

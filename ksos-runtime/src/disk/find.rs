@@ -143,7 +143,9 @@ impl BootDisk {
 
     fn known_partition(&self, sys: &dyn Sys, number: u32) -> Option<String> {
         let directory = format!("/sys/block/{}", self.name);
-        let names = sys.list(&directory).ok()?;
+        let mut names = sys.list(&directory).ok()?;
+        // It is most likely among those.
+        names.sort_by_key(|name| !name.starts_with(&self.name));
         let has_number = |name: &&String| {
             read_line(sys, &format!("{directory}/{name}/partition")).is_some_and(|text| text == number.to_string())
         };

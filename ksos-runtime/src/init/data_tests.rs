@@ -1,6 +1,7 @@
 //! The data partition on a disk in memory, with programs and mounts recorded.
 
 use super::super::node::tests::node;
+use super::super::volume::FEATURES;
 use super::*;
 use crate::disk::gpt::Table;
 use crate::disk::gpt::tests::{MIB, image};
@@ -52,7 +53,7 @@ fn a_blank_partition_is_grown_formatted_and_mounted() {
     let options = "-E lazy_itable_init=1,lazy_journal_init=1 /dev/vda4";
     let expected = [
         "resize-partition /dev/vda 4 4194304 61865984".to_owned(),
-        format!("run /usr/sbin/mke2fs -q -F -t ext4 -b 4096 -L KSOLODATA {options}"),
+        format!("run /usr/sbin/mke2fs -q -F -t ext4 -b 4096 -O {FEATURES} -L KSOLODATA {options}"),
         "mount /dev/vda4 /data ext4 rw errors=remount-ro".to_owned(),
     ];
     assert_eq!(*sys.calls.borrow(), expected);

@@ -1,18 +1,22 @@
 //! Drivers for devices that appear while the node runs, and the lock that ends loading them.
 //!
 //! Modules are loaded by processes of their own ([`LIMIT`] at most), as many devices at a time as were announced meanwhile:
-//! a driver may take its time, and one that hangs does not hold up the others. The first such process is that of stage 60,
-//! for all devices that were there.
+//! a driver may take its time, and one that hangs does not hold up the others. The first such process is that of stage 85,
+//! for all devices that were there: beside the services, which wait for their devices by themselves, and after their start,
+//! for which it would leave half of a small machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ksos_formats::layout;
 
 use crate::modules::process;
-use crate::sys::{Pid, Sys, Uevent};
+use crate::sys::{FileKind, Pid, Sys, Uevent};
 
+use super::Error;
 use super::node::Node;
 
+/// Name of the log of the process that loads drivers for all devices.
+pub(super) const LOG: &str = "drivers";
 /// Most processes that load modules at the same time.
 const LIMIT: usize = 4;
 /// Most devices that one of them is told of.
@@ -25,19 +29,29 @@ const WAITING: usize = 1024;
 pub(super) struct Drivers {
     waiting: BTreeSet<String>,
     loading: BTreeSet<Pid>,
-    /// The process of stage 60, and when it was started.
+    /// The process of stage 85, and when it was started.
     first: BTreeMap<Pid, u64>,
-    /// Whether modules are to be locked as soon as the process of stage 60 has ended.
+    /// Whether modules are to be locked as soon as the process of stage 85 has ended.
     pub(super) lock_wanted: bool,
     /// Whether they are.
     pub(super) locked: bool,
 }
 
 impl Drivers {
-    /// Begins with the process of stage 60.
-    pub(super) fn new(first: Option<Pid>, now_ms: u64) -> Self {
-        let loading = first.into_iter().collect();
-        Drivers { loading, first: first.map(|pid| (pid, now_ms)).into_iter().collect(), ..Drivers::default() }
+    /// Stage 85: begins to load modules for the hardware that the initramfs had no drivers for: network, power button,
+    /// watchdog.
+    pub(super) fn begin(&mut self, node: &Node<'_>) -> Result<String, Error> {
+        let index = |root: &str| format!("{root}/{}/modules.dep", node.sys.kernel_release());
+        if !["/lib/modules", "/usr/lib/modules"].iter().any(|root| node.sys.kind(&index(root)) == Some(FileKind::File))
+        {
+            return Ok("no modules in the image".to_owned());
+        }
+        node.sys.watch_power_buttons();
+        // Hardware that its driver refuses is no fault of the node: it is in the log of this name, and that is all.
+        let pid = process::for_hardware(node.sys, layout::RUNTIME_BINARY, LOG)?;
+        self.loading.insert(pid);
+        self.first.insert(pid, node.sys.uptime_ms());
+        Ok("begun".to_owned())
     }
 
     /// Notes a device that has appeared.
@@ -95,11 +109,15 @@ mod tests {
         Uevent { action: "add".to_owned(), device: "/devices/x".to_owned(), fields }
     }
 
+    fn first(pid: Pid, at_ms: u64) -> Drivers {
+        Drivers { loading: [pid].into(), first: [(pid, at_ms)].into(), ..Drivers::default() }
+    }
+
     #[test]
     fn devices_are_loaded_for_in_batches_by_few_processes() {
         let sys = Double::new();
         let mut node = node(&sys);
-        let mut drivers = Drivers::new(Some(7), 1000);
+        let mut drivers = first(7, 1000);
         for alias in ["usb:b", "usb:a", "usb:a"] {
             drivers.take(&added(alias));
         }
@@ -124,7 +142,7 @@ mod tests {
         let sys = Double::new();
         sys.put("/proc/sys/kernel/modules_disabled", "0");
         let mut node = node(&sys);
-        let mut drivers = Drivers::new(Some(7), 400);
+        let mut drivers = first(7, 400);
         drivers.lock(&mut node);
         drivers.lock_wanted = true;
         drivers.lock(&mut node);

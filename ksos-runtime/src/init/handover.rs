@@ -31,8 +31,8 @@ pub struct StageReport {
     pub start_ms: u64,
     /// How long it took, in milliseconds.
     pub ms: u64,
-    /// How long the kernel has worked for PID 1 and the programs that it ran, in milliseconds since it started, at this
-    /// stage's end.
+    /// How long the kernel has worked for PID 1 since its hand-over to `/init`, in milliseconds, at this stage's end; see
+    /// [`KernelTime`].
     #[serde(default)]
     pub kernel_ms: u64,
     /// What it did, or why it failed.
@@ -42,7 +42,12 @@ pub struct StageReport {
 
 impl StageReport {
     /// Returns how `stage` went that began at `start_ms` and has ended now.
-    pub(super) fn new(sys: &dyn Sys, stage: &Stage, start_ms: u64, result: &Result<String, Error>) -> Self {
+    pub(super) fn new(
+        sys: &dyn Sys,
+        stage: &Stage,
+        (start_ms, kernel_ms): (u64, u64),
+        result: &Result<String, Error>,
+    ) -> Self {
         let (outcome, detail) = match result {
             Ok(detail) => ("ok", detail.clone()),
             Err(error) => (stage.failure.outcome(), error.to_string()),
@@ -54,7 +59,7 @@ impl StageReport {
             outcome: outcome.to_owned(),
             start_ms,
             ms: sys.uptime_ms().saturating_sub(start_ms),
-            kernel_ms: kernel_ms(sys),
+            kernel_ms,
             detail,
         }
     }
@@ -70,14 +75,56 @@ impl StageReport {
     }
 }
 
-/// Returns for how long the kernel has worked for this process and the programs that it waited for, in milliseconds:
-/// loading modules, mounting, executing (proc_pid_stat(5), fields 15 and 17, `stime` and `cstime`, in hundredths of a second).
-/// It is not reset by executing another program.
-fn kernel_ms(sys: &dyn Sys) -> u64 {
+/// What of the boot is the kernel's own work: its processor time for this process and for the programs that this process has
+/// waited for (loading modules, mounting, executing), and the time in which drivers look for devices while this process has
+/// nothing to do but wait for them. What the kernel does before its hand-over to `/init` is not in it, although it does that
+/// as PID 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct KernelTime {
+    /// Processor time that is not counted, less what is counted without being processor time; in milliseconds.
+    uncounted_ms: i64,
+}
+
+/// A point in time, by the clock and by the kernel's processor time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Since {
+    uptime_ms: u64,
+    processor_ms: i64,
+}
+
+impl Since {
+    /// Returns now.
+    pub(super) fn now(sys: &dyn Sys) -> Self {
+        Since { uptime_ms: sys.uptime_ms(), processor_ms: processor_ms(sys) }
+    }
+}
+
+impl KernelTime {
+    /// Begins to count now.
+    pub(super) fn begin(sys: &dyn Sys) -> Self {
+        KernelTime { uncounted_ms: processor_ms(sys) }
+    }
+
+    /// Returns what it has come to, in milliseconds.
+    pub(super) fn ms(self, sys: &dyn Sys) -> u64 {
+        u64::try_from(processor_ms(sys) - self.uncounted_ms).unwrap_or(0)
+    }
+
+    /// Counts all the time since then, whatever the processor did: drivers were waited for.
+    pub(super) fn count_all(&mut self, sys: &dyn Sys, since: Since) {
+        let elapsed = i64::try_from(sys.uptime_ms().saturating_sub(since.uptime_ms)).unwrap_or(0);
+        self.uncounted_ms += processor_ms(sys) - since.processor_ms - elapsed;
+    }
+}
+
+/// Returns the kernel's processor time for this process and the programs that it waited for, in milliseconds
+/// (proc_pid_stat(5), fields 15 and 17, `stime` and `cstime`, in hundredths of a second). It is not reset by executing
+/// another program.
+fn processor_ms(sys: &dyn Sys) -> i64 {
     let line = read_line(sys, "/proc/self/stat").unwrap_or_default();
     // The second field is a name in parentheses, which may have spaces.
     let fields = line.rsplit_once(") ").map_or("", |(_, fields)| fields);
-    let ticks = |field: usize| fields.split(' ').nth(field - 3).and_then(|ticks| ticks.parse::<u64>().ok());
+    let ticks = |field: usize| fields.split(' ').nth(field - 3).and_then(|ticks| ticks.parse::<i64>().ok());
     (ticks(15).unwrap_or(0) + ticks(17).unwrap_or(0)) * 10
 }
 
@@ -108,6 +155,9 @@ pub struct Handover {
     pub root_sha256: Digest,
     /// The stages so far.
     pub stages: Vec<StageReport>,
+    /// What of the boot was the kernel's own work.
+    #[serde(default)]
+    pub kernel: KernelTime,
     /// What the initramfs said, its stages included.
     #[serde(default)]
     pub said: Vec<Said>,

@@ -4,13 +4,18 @@ use crate::network::clock_path;
 use crate::sys::{FileKind, MountFlags, Sys, read_line};
 
 use super::node::Node;
-use super::{Error, reserve};
+use super::{Error, mounts, reserve};
 
 /// The machine-id of the running node (machine-id(5)).
 const MACHINE_ID: &str = "/run/ksos/machine-id";
 /// The UEFI variable that tells whether Secure Boot is enforced (UEFI 2.10, section 3.3): four bytes of attributes,
 /// one of value.
 const SECURE_BOOT: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+/// What the boot loader and the EFI stub tell an x86 kernel (kernel `Documentation/arch/x86/zero-page.rst`).
+const BOOT_PARAMETERS: &str = "/sys/kernel/boot_params/data";
+/// Where in it is what the EFI stub has read about Secure Boot (`secure_boot`; kernel `include/linux/efi.h`, `enum
+/// efi_secureboot_mode`: 2 is disabled, by the firmware or for shim by its user, 3 enabled).
+const SECURE_BOOT_MODE: usize = 0x1ec;
 
 /// Sets everything up; returns a summary.
 pub(super) fn set_up(node: &mut Node<'_>) -> Result<String, Error> {
@@ -50,7 +55,8 @@ fn count_boot(node: &mut Node<'_>) -> Result<(), Error> {
     let before = read_line(node.sys, &path).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     node.boot = before.saturating_add(1);
     node.sys.make_directory(&format!("{}/ksos", node.data.path), 0o755)?;
-    Ok(reserve::replace(node.sys, &node.data.path, &path, format!("{}\n", node.boot).as_bytes(), 0o644)?)
+    // A boot that a power cut ends within seconds need not count.
+    Ok(reserve::replace_soon(node.sys, &node.data.path, &path, format!("{}\n", node.boot).as_bytes(), 0o644)?)
 }
 
 /// Takes the machine-id from the data partition, or makes one, and shows it as `/etc/machine-id`.
@@ -91,6 +97,13 @@ fn new_machine_id(sys: &dyn Sys) -> Result<String, Error> {
 }
 
 fn secure_boot(sys: &dyn Sys) -> &'static str {
+    // The kernel knows; not every architecture tells.
+    let parameters = sys.read(BOOT_PARAMETERS, 1 << 16).unwrap_or_default();
+    match parameters.get(SECURE_BOOT_MODE) {
+        Some(2) => return "off",
+        Some(3) => return "on",
+        _ => mounts::mount_variables(sys),
+    }
     match sys.read(SECURE_BOOT, 64).as_deref() {
         Ok([_, _, _, _, 1]) => "on",
         Ok([_, _, _, _, 0]) => "off",
@@ -101,8 +114,7 @@ fn secure_boot(sys: &dyn Sys) -> &'static str {
 }
 
 fn efi_variables_known(sys: &dyn Sys) -> bool {
-    sys.kind("/sys/firmware/efi").is_none()
-        || sys.list("/sys/firmware/efi/efivars").is_ok_and(|names| !names.is_empty())
+    sys.kind("/sys/firmware/efi").is_none() || sys.list(mounts::VARIABLES).is_ok_and(|names| !names.is_empty())
 }
 
 /// Returns the word in brackets in `none [integrity] confidentiality`.
@@ -204,6 +216,12 @@ mod tests {
         for (value, expected) in [(&[6, 0, 0, 0, 1][..], "on"), (&[6, 0, 0, 0, 0], "off"), (&[6, 0, 0, 0], "unknown")] {
             sys.put(SECURE_BOOT, value);
             assert_eq!(secure_boot(&sys), expected);
+        }
+        for (mode, expected) in [(0, "unknown"), (1, "unknown"), (2, "off"), (3, "on")] {
+            let mut parameters = [0; 4096];
+            parameters[SECURE_BOOT_MODE] = mode;
+            sys.put(BOOT_PARAMETERS, parameters);
+            assert_eq!(secure_boot(&sys), expected, "{mode}");
         }
         sys.put("/sys/kernel/security/lockdown", "none [integrity] confidentiality\n");
         assert_eq!(lockdown(&sys), "integrity");

@@ -19,7 +19,7 @@ use crate::install::{MEDIUM, live_volume};
 use crate::modules::Loader;
 use crate::sys::{LoopFile, Mount, MountFlags, Sys, Wake};
 
-use super::handover::{Handover, SLOT_MOUNT, Said, StageReport, read_document};
+use super::handover::{Handover, KernelTime, SLOT_MOUNT, Said, Since, StageReport, read_document};
 use super::table::{self, Failure, Run, Stage};
 use super::{Error, kernel_cmdline, live};
 
@@ -53,6 +53,7 @@ pub(super) struct Boot<'a> {
     /// The device that holds it.
     medium: Option<String>,
     stages: Vec<StageReport>,
+    kernel: KernelTime,
     /// What was said, for the boot log.
     said: RefCell<Vec<Said>>,
 }
@@ -69,6 +70,7 @@ pub(super) fn run(sys: &dyn Sys) -> Error {
 fn prepare(sys: &dyn Sys) -> Result<Boot<'_>, Error> {
     let start = sys.uptime_ms();
     mount_kernel(sys)?;
+    let kernel = KernelTime::begin(sys);
     sys.open_console();
     let cmdline = kernel_cmdline(sys);
     // The kernel asks `/sbin/modprobe` for what it misses; here that program is this one.
@@ -86,7 +88,7 @@ fn prepare(sys: &dyn Sys) -> Result<Boot<'_>, Error> {
     let (slot, esp, mode) = parameters(&cmdline, default)?;
     let slot = if live.is_some() { '-' } else { slot };
     let (loader, disk, medium, stages, said) = (None, None, None, Vec::new(), RefCell::default());
-    let mut boot = Boot { sys, cmdline, config, loader, slot, esp, mode, disk, live, medium, stages, said };
+    let mut boot = Boot { sys, cmdline, config, loader, slot, esp, mode, disk, live, medium, stages, kernel, said };
     boot.report(table::by_number(0), start, &Ok(String::new()));
     Ok(boot)
 }
@@ -144,7 +146,8 @@ impl<'a> Boot<'a> {
     }
 
     fn report(&mut self, stage: &Stage, start_ms: u64, result: &Result<String, Error>) {
-        let report = StageReport::new(self.sys, stage, start_ms, result);
+        let times = (start_ms, self.kernel.ms(self.sys));
+        let report = StageReport::new(self.sys, stage, times, result);
         self.say(&report.line());
         self.stages.push(report);
     }
@@ -188,8 +191,11 @@ impl<'a> Boot<'a> {
     pub(super) fn load_drivers(&mut self) -> Result<String, Error> {
         // Before the look at what is there, so that nothing appears unseen in between.
         self.sys.listen()?;
+        let since = Since::now(self.sys);
         let Some(loader) = &self.loader else { return Ok("no modules".to_owned()) };
         let (count, failures) = loader.load_for_hardware();
+        // A module is loaded when its driver has looked for its devices, which takes SATA a third of a second.
+        self.kernel.count_all(self.sys, since);
         failures.iter().for_each(|error| self.say(&format!("driver: {error}")));
         Ok(format!("{count} loaded"))
     }
@@ -213,9 +219,10 @@ impl<'a> Boot<'a> {
             if waited >= DISK_SLOW_MS && !std::mem::replace(&mut said, true) {
                 self.say(&format!("waiting for the boot disk: {problem}"));
             }
-            for wake in self.sys.wait(Some(DISK_LOOK_MS.min(DISK_TIMEOUT_MS - waited))) {
-                self.load_for(&wake);
-            }
+            let since = Since::now(self.sys);
+            let wakes = self.sys.wait(Some(DISK_LOOK_MS.min(DISK_TIMEOUT_MS - waited)));
+            self.kernel.count_all(self.sys, since);
+            wakes.iter().for_each(|wake| self.load_for(wake));
         }
     }
 
@@ -338,6 +345,7 @@ impl<'a> Boot<'a> {
             root_mode: self.mode,
             root_sha256: self.config.root.sha256,
             stages: std::mem::take(&mut self.stages),
+            kernel: self.kernel,
             said: self.said.take(),
         };
         handover.write(self.sys)?;

@@ -1,7 +1,7 @@
 //! PID 1, in the initramfs and in the real root.
 //!
 //! ```text
-//! kernel -> initramfs (stages 00-06) -> exec in the real root -> stages (10-70) -> services (80, 90) -> shutdown
+//! kernel -> initramfs (stages 00-06) -> exec in the real root -> stages (10-70) -> services (80-90) -> shutdown
 //! ```
 //!
 //! `table` has all stages and what their failures mean. `initramfs` finds, verifies and mounts the root; `handover` is

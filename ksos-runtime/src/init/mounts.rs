@@ -22,14 +22,16 @@ const NEEDED: [(&str, &str, MountFlags, &str); 3] = [
     ("tmpfs", "/dev/shm", STRICT, "mode=1777"),
 ];
 
-/// What is there if the kernel and the firmware have it.
-const OPTIONAL: [(&str, &str, MountFlags, &str); 5] = [
+/// What is there if the kernel has it.
+const OPTIONAL: [(&str, &str, MountFlags, &str); 4] = [
     ("mqueue", "/dev/mqueue", STRICT, ""),
     ("securityfs", "/sys/kernel/security", STRICT, ""),
     ("bpf", "/sys/fs/bpf", STRICT, "mode=0700"),
     ("pstore", "/sys/fs/pstore", STRICT, ""),
-    ("efivarfs", "/sys/firmware/efi/efivars", READ_ONLY, ""),
 ];
+
+/// Variables of the firmware.
+pub(super) const VARIABLES: &str = "/sys/firmware/efi/efivars";
 
 /// Mounts everything; devtmpfs has none of the links that programs expect, so those are made too.
 pub(super) fn mount_all(node: &mut Node<'_>) -> Result<String, Error> {
@@ -40,9 +42,9 @@ pub(super) fn mount_all(node: &mut Node<'_>) -> Result<String, Error> {
     }
     // Containers need mounts of the host to reach them, and the other way round.
     sys.make_shared("/")?;
-    let modprobe =
-        if sys.kind("/sbin/modprobe").is_some() { "/sbin/modprobe" } else { ksos_formats::layout::RUNTIME_BINARY };
-    let _ = sys.write("/proc/sys/kernel/modprobe", modprobe.as_bytes());
+    // Without it the kernel runs nothing: mounting `bpf` would have it look for a module of more file systems that hardly any kernel has
+    // (kernel `kernel/bpf/inode.c`, `populate_bpffs`).
+    let _ = sys.write("/proc/sys/kernel/modprobe", b"\n");
     for (kind, target, flags, options) in NEEDED {
         sys.make_directory(target, 0o755)?;
         sys.mount(&Mount { source: kind, target, kind, flags, options })?;
@@ -50,6 +52,9 @@ pub(super) fn mount_all(node: &mut Node<'_>) -> Result<String, Error> {
     for (kind, target, flags, options) in OPTIONAL {
         mount_optional(sys, &Mount { source: kind, target, kind, flags, options });
     }
+    let modprobe =
+        if sys.kind("/sbin/modprobe").is_some() { "/sbin/modprobe" } else { ksos_formats::layout::RUNTIME_BINARY };
+    let _ = sys.write("/proc/sys/kernel/modprobe", modprobe.as_bytes());
     for (path, target) in [
         ("/dev/fd", "/proc/self/fd"),
         ("/dev/stdin", "/proc/self/fd/0"),
@@ -61,6 +66,17 @@ pub(super) fn mount_all(node: &mut Node<'_>) -> Result<String, Error> {
         }
     }
     Ok(String::new())
+}
+
+/// Mounts the firmware's variables, read-only, if there are any. The firmware is asked for each, which takes it a tenth of a
+/// second and more: this is not done before it is needed.
+pub(super) fn mount_variables(sys: &dyn Sys) {
+    if sys.list(VARIABLES).is_ok_and(|names| names.is_empty()) {
+        mount_optional(
+            sys,
+            &Mount { source: "efivarfs", target: VARIABLES, kind: "efivarfs", flags: READ_ONLY, options: "" },
+        );
+    }
 }
 
 /// Mounts what may be missing: no mount point (only `/dev` lets us make one) or no such file system is no news.
@@ -93,7 +109,6 @@ mod tests {
         let calls = sys.calls.borrow().clone();
         assert_eq!(calls[..2], ["console level 4".to_owned(), "share /".to_owned()]);
         assert!(calls.contains(&"mount tmpfs /tmp tmpfs rw mode=1777,size=25%".to_owned()));
-        assert!(!calls.iter().any(|call| call.contains("efivarfs")), "no mount point, no mount");
         assert_eq!(sys.calls_of("symlink").len(), 4);
         sys.fail("mount devpts", "no");
         mount_all(&mut node(&sys)).expect_err("terminals are needed");

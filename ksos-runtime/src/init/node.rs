@@ -8,9 +8,9 @@ use ksos_formats::runtime::{self, RuntimeConfig};
 use crate::cmdline::Cmdline;
 use crate::config::ConfigurationStatus;
 use crate::console::{quoted, say};
-use crate::sys::{Pid, Sys};
+use crate::sys::Sys;
 
-use super::handover::{Handover, StageReport, read_document};
+use super::handover::{Handover, KernelTime, StageReport, read_document};
 use super::journal::Journal;
 use super::table::Stage;
 use super::watchdog::Keeper;
@@ -28,6 +28,8 @@ pub(super) struct Node<'a> {
     pub(super) handover: Handover,
     /// All stages so far, those of the initramfs first.
     pub(super) stages: Vec<StageReport>,
+    /// What of the boot was the kernel's own work.
+    pub(super) kernel: KernelTime,
     /// Why the node is degraded, by cause.
     pub(super) degraded: BTreeMap<String, String>,
     /// Where data is kept, and whether it outlives a restart.
@@ -44,8 +46,6 @@ pub(super) struct Node<'a> {
     pub(super) configuration: ConfigurationStatus,
     /// The boot log.
     pub(super) journal: Journal,
-    /// The process that loads drivers.
-    pub(super) drivers: Option<Pid>,
     /// Whether the version that runs is on trial.
     pub(super) on_trial: bool,
     /// The watchdog, as far as it is wanted and there.
@@ -75,6 +75,7 @@ impl<'a> Node<'a> {
             sys,
             cmdline: kernel_cmdline(sys),
             stages: handover.stages.clone(),
+            kernel: handover.kernel,
             data: Data { path: config.data.mount.clone(), persistent: false },
             config,
             handover,
@@ -85,7 +86,6 @@ impl<'a> Node<'a> {
             logs: "/var/log/ksos".to_owned(),
             configuration: ConfigurationStatus::default(),
             journal,
-            drivers: None,
             on_trial: false,
             watchdog: Keeper::default(),
         })
@@ -99,7 +99,8 @@ impl<'a> Node<'a> {
 
     /// Notes and says how a stage went.
     pub(super) fn report(&mut self, stage: &Stage, start_ms: u64, result: &Result<String, Error>) {
-        let report = StageReport::new(self.sys, stage, start_ms, result);
+        let times = (start_ms, self.kernel.ms(self.sys));
+        let report = StageReport::new(self.sys, stage, times, result);
         self.say(&report.line());
         self.stages.push(report);
     }
@@ -181,6 +182,7 @@ pub(super) mod tests {
             root_mode: RootMode::Slot,
             root_sha256: Digest([7; 32]),
             stages: Vec::new(),
+            kernel: KernelTime::default(),
             said: Vec::new(),
         };
         Node {
@@ -190,6 +192,7 @@ pub(super) mod tests {
             config: config(),
             handover,
             stages: Vec::new(),
+            kernel: KernelTime::default(),
             degraded: BTreeMap::new(),
             boot: 3,
             secure_boot: "on",
@@ -197,7 +200,6 @@ pub(super) mod tests {
             logs: "/var/log/ksos".to_owned(),
             configuration: ConfigurationStatus::default(),
             journal: Journal::default(),
-            drivers: None,
             on_trial: false,
             watchdog: Keeper::default(),
         }

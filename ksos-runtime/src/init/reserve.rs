@@ -38,10 +38,19 @@ pub(super) fn release(sys: &dyn Sys, data: &str) {
 
 /// Replaces a file on the data partition; if that is full, with the room that was reserved.
 pub(super) fn replace(sys: &dyn Sys, data: &str, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
-    match sys.replace(path, bytes, mode) {
+    with_room(sys, data, path, &|| sys.replace(path, bytes, mode))
+}
+
+/// Like [`replace`], without waiting until it is durable ([`Sys::replace_soon`]).
+pub(super) fn replace_soon(sys: &dyn Sys, data: &str, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+    with_room(sys, data, path, &|| sys.replace_soon(path, bytes, mode))
+}
+
+fn with_room(sys: &dyn Sys, data: &str, path: &str, replace: &dyn Fn() -> Result<()>) -> Result<()> {
+    match replace() {
         Err(error) if error.is_full() => {
             release(sys, data);
-            sys.replace(path, bytes, mode).inspect_err(|_| {
+            replace().inspect_err(|_| {
                 // The temporary file that did not get full.
                 let _ = sys.remove(&format!("{path}.new"));
             })

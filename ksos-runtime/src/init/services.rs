@@ -17,7 +17,7 @@ use super::status::{self, Memory, ServiceStatus, Status};
 use super::supervise::{Action, Event, Machine, Phase, Role, Timer};
 use super::trial::Trial;
 use super::watchdog::Keeper;
-use super::{apparmor, cgroup, clones, emergency, internal, stages, table, watchdog};
+use super::{apparmor, cgroup, clones, emergency, internal, mounts, stages, table, watchdog};
 
 /// Pause before a console shell that ended is started again, in milliseconds.
 const SHELL_PAUSE_MS: u64 = 1000;
@@ -79,7 +79,6 @@ impl<'a> Runner<'a> {
         }
         let logs = Logs::new(&node.logs);
         let began_ms = node.sys.uptime_ms();
-        let drivers = Drivers::new(node.drivers.take(), began_ms);
         let trial = Trial::begin(&node, began_ms);
         Runner {
             trial,
@@ -96,7 +95,7 @@ impl<'a> Runner<'a> {
             services_ms: None,
             ready_early: false,
             ready_ms: None,
-            drivers,
+            drivers: Drivers::default(),
             memory: None,
             last_status: Vec::new(),
         }
@@ -123,6 +122,17 @@ impl<'a> Runner<'a> {
             self.drivers.load(self.node.sys);
             // Also without an announcement: one that came while the last was handled may have been merged with it.
             self.reap();
+        }
+    }
+
+    /// Stage 85.
+    fn begin_drivers(&mut self) {
+        let start = self.node.sys.uptime_ms();
+        let result = self.drivers.begin(&self.node);
+        let stage = table::by_number(85);
+        self.node.report(stage, start, &result);
+        if let Err(error) = result {
+            self.node.degrade(stage.name, &format!("{}: {error}", stage.name));
         }
     }
 
@@ -328,6 +338,7 @@ impl<'a> Runner<'a> {
         let detail = format!("{} started, {} to follow{memory}", started.len(), waiting.len());
         self.node.report(table::by_number(80), self.began_ms, &Ok(detail));
         self.services_ms = Some(self.node.sys.uptime_ms());
+        self.begin_drivers();
         if std::mem::take(&mut self.ready_early) {
             self.ready();
         }
@@ -354,6 +365,8 @@ impl<'a> Runner<'a> {
             now % 1000 / 10,
         );
         self.node.say(&line);
+        // For those who look; the node itself has no more need of them. Before modules are locked: this is one.
+        mounts::mount_variables(self.node.sys);
         if self.node.config.lock_modules {
             self.drivers.lock_wanted = true;
             self.drivers.lock(&mut self.node);

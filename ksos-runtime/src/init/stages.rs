@@ -2,19 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ksos_formats::layout;
-
 use crate::modules::Loader;
-use crate::modules::process;
-use crate::sys::{FileKind, Mount, MountFlags, Sys};
+use crate::sys::{Mount, MountFlags, Sys};
 
 use super::Error;
 use super::node::Node;
 use super::table::{Failure, Run, Stage};
 use super::{journal, reserve};
-
-/// Name of the log of the process that loads drivers.
-pub(super) const DRIVERS: &str = "drivers";
 
 pub(super) fn has_modules(node: &Node<'_>) -> bool {
     !node.config.modules.is_empty()
@@ -60,22 +54,6 @@ pub(super) fn load_modules(node: &mut Node<'_>) -> Result<String, Error> {
     }
     Error::unless_empty(failures)?;
     Ok(format!("{count} loaded"))
-}
-
-/// Begins to load modules for the hardware that the initramfs had no drivers for: network, power button, watchdog. In a
-/// process of its own: a driver may take its time, and services wait for their devices by themselves.
-pub(super) fn load_drivers(node: &mut Node<'_>) -> Result<String, Error> {
-    node.sys.listen()?;
-    if !["/lib/modules", "/usr/lib/modules"]
-        .iter()
-        .any(|root| node.sys.kind(&format!("{root}/{}/modules.dep", node.sys.kernel_release())) == Some(FileKind::File))
-    {
-        return Ok("no modules in the image".to_owned());
-    }
-    node.sys.watch_power_buttons();
-    // Hardware that its driver refuses is no fault of the node: it is in the log of this name, and that is all.
-    node.drivers = Some(process::for_hardware(node.sys, layout::RUNTIME_BINARY, DRIVERS)?);
-    Ok("begun".to_owned())
 }
 
 pub(super) fn apply_sysctl(node: &mut Node<'_>) -> Result<String, Error> {

@@ -1,6 +1,6 @@
 //! The stages of the boot as one table: what each does, and what its failure means.
 //!
-//! Stages below 10 run in the initramfs (`initramfs`), 10 to 70 in the real root (`stages`), 80 and 90 are what the
+//! Stages below 10 run in the initramfs (`initramfs`), 10 to 70 in the real root (`stages`), 80 to 90 are what the
 //! supervisor reaches (`services`). `docs/boot-flow.md` shows the table; a test compares the two.
 
 use super::initramfs::{self, Boot};
@@ -218,13 +218,6 @@ pub(super) static STAGES: [Stage; 25] = [
         Root(apparmor::has_profiles, apparmor::load),
     ),
     stage(
-        60,
-        "drivers",
-        "Begins to load drivers for the hardware that the initramfs had none for, in a process of its own.",
-        Degraded("the hardware"),
-        Root(always, stages::load_drivers),
-    ),
-    stage(
         65,
         "clones",
         "Looks for other disks with the identifiers of the boot disk.",
@@ -246,6 +239,13 @@ pub(super) static STAGES: [Stage; 25] = [
         Root(always, stages::open_logs),
     ),
     stage(80, "services", "Starts the services, each when those that it is after are ready.", SERVICES, Elsewhere),
+    stage(
+        85,
+        "drivers",
+        "Begins to load drivers for the hardware that the initramfs had none for, in a process of its own.",
+        Degraded("the hardware"),
+        Elsewhere,
+    ),
     stage(90, "ready", "All required services are ready.", SERVICES, Elsewhere),
 ];
 

@@ -14,7 +14,7 @@
 //! It starts after the data partition is mounted (stage 38): checking or formatting a large partition may take longer
 //! than any timeout, and a reset in the middle would only start it again. Its driver is loaded there, before those of the
 //! other hardware: a version on trial that hangs early is reset, too. A watchdog behind a bus that needs a driver itself
-//! is taken when it appears (stage 60 and later).
+//! is taken when it appears (stage 85 and later).
 //! It is stopped, with the magic close, as the last thing before the power is switched off or the processor is halted;
 //! a restart leaves it running, so that one that hangs is cut short. An emergency after it was started is ended by it.
 //!

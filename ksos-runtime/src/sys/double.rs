@@ -377,6 +377,9 @@ impl Sys for Double {
         self.noted(path);
         Ok(())
     }
+    fn replace_soon(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+        self.replace(path, bytes, mode)
+    }
     fn append(&self, path: &str, bytes: &[u8]) -> Result<u64> {
         self.change(path)?;
         let size = self.files.append(path, bytes)?;

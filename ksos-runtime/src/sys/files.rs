@@ -49,6 +49,14 @@ impl Files {
     }
 
     pub(super) fn replace(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+        self.put(path, bytes, mode, true)
+    }
+
+    pub(super) fn replace_soon(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+        self.put(path, bytes, mode, false)
+    }
+
+    fn put(&self, path: &str, bytes: &[u8], mode: u32, wait: bool) -> Result<()> {
         let target = self.host(path);
         let temporary = self.host(&format!("{path}.new"));
         let replace = || {
@@ -56,9 +64,11 @@ impl Files {
             let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
             file.write_all(bytes)?;
             file.set_permissions(fs::Permissions::from_mode(mode))?;
-            file.sync_all()?;
+            if wait {
+                file.sync_all()?;
+            }
             fs::rename(&temporary, &target)?;
-            if let Some(parent) = target.parent() {
+            if let Some(parent) = target.parent().filter(|_| wait) {
                 fs::File::open(parent)?.sync_all()?;
             }
             Ok(())

@@ -90,6 +90,10 @@ impl Sys for Linux {
         self.files.replace(path, bytes, mode)
     }
 
+    fn replace_soon(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()> {
+        self.files.replace_soon(path, bytes, mode)
+    }
+
     fn append(&self, path: &str, bytes: &[u8]) -> Result<u64> {
         self.files.append(path, bytes)
     }

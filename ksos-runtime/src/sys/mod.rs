@@ -332,6 +332,9 @@ pub trait Sys {
     fn write(&self, path: &str, bytes: &[u8]) -> Result<()>;
     /// Replaces a file: temporary file in the same directory, fsync, rename.
     fn replace(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()>;
+    /// Like [`Sys::replace`], without waiting until it is durable: for seconds a power cut leaves the content of before. On
+    /// ext4 there is nothing else that it can leave (ext4(5), `auto_da_alloc`).
+    fn replace_soon(&self, path: &str, bytes: &[u8], mode: u32) -> Result<()>;
     /// Appends to a file, creating it, and returns its new size in bytes.
     fn append(&self, path: &str, bytes: &[u8]) -> Result<u64>;
     /// Renames a file.

@@ -127,9 +127,20 @@ pub(super) fn run(arguments: &[&str]) -> Result<(Exit, String)> {
 
 fn run_to_end(name: &str, arguments: &[&str]) -> io::Result<(Exit, String)> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let mut process = program(name, arguments, write)?;
+    let mut child = process.spawn()?;
+    // It holds the writing ends; the pipe ends when the program's copies are the last ones and are closed.
+    drop(process);
+    let output = last_of(&mut File::from(read));
+    let status = child.wait()?;
+    Ok((exit_of(status), String::from_utf8_lossy(&output?).trim().to_owned()))
+}
+
+/// Returns a program that is to run for this process: without standard input, and with both outputs to `output`.
+fn program(name: &str, arguments: &[&str], output: OwnedFd) -> io::Result<Process> {
     let mut process = Process::new(name);
     process.args(arguments).env_clear().env("PATH", PATH).stdin(Stdio::null());
-    process.stdout(write.try_clone()?).stderr(write);
+    process.stdout(output.try_clone()?).stderr(output);
     // SAFETY: see `unblock_signals`; it only makes one system call on a value of its own.
     unsafe {
         process.pre_exec(|| {
@@ -137,12 +148,19 @@ fn run_to_end(name: &str, arguments: &[&str]) -> io::Result<(Exit, String)> {
             Ok(())
         });
     }
-    let mut child = process.spawn()?;
-    // It holds the writing ends; the pipe ends when the program's copies are the last ones and are closed.
-    drop(process);
-    let output = last_of(&mut File::from(read));
-    let status = child.wait()?;
-    Ok((exit_of(status), String::from_utf8_lossy(&output?).trim().to_owned()))
+    Ok(process)
+}
+
+/// Returns a file in memory for a program's output. A pipe that nobody reads meanwhile would stop the program when it is full.
+fn output_in_memory() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::memfd_create(c"output", rustix::fs::MemfdFlags::CLOEXEC)?)
+}
+
+/// Returns the end of what a program wrote to a file in memory.
+fn text_in_memory(output: OwnedFd) -> io::Result<String> {
+    let mut output = File::from(output);
+    io::Seek::rewind(&mut output)?;
+    Ok(String::from_utf8_lossy(&last_of(&mut output)?).trim().to_owned())
 }
 
 /// Runs a program to its end while `feed` writes its standard input.
@@ -152,19 +170,8 @@ pub(super) fn run_fed(arguments: &[&str], feed: &mut Feed<'_>) -> Result<(Exit, 
 }
 
 fn feed_to_end(name: &str, arguments: &[&str], feed: &mut Feed<'_>) -> io::Result<(Exit, String)> {
-    // Output goes to memory, not to a pipe: nobody reads while the input is written, and a full pipe would stop both.
-    let output = rustix::fs::memfd_create(c"output", rustix::fs::MemfdFlags::CLOEXEC)?;
-    let mut process = Process::new(name);
-    process.args(arguments).env_clear().env("PATH", PATH).stdin(Stdio::piped());
-    process.stdout(output.try_clone()?).stderr(output.try_clone()?);
-    // SAFETY: see `unblock_signals`; it only makes one system call on a value of its own.
-    unsafe {
-        process.pre_exec(|| {
-            unblock_signals();
-            Ok(())
-        });
-    }
-    let mut child = process.spawn()?;
+    let output = output_in_memory()?;
+    let mut child = program(name, arguments, output.try_clone()?)?.stdin(Stdio::piped()).spawn()?;
     let mut input = child.stdin.take().ok_or_else(|| io::Error::other("the program has no standard input"))?;
     let fed = feed(&mut input);
     drop(input);
@@ -177,9 +184,7 @@ fn feed_to_end(name: &str, arguments: &[&str], feed: &mut Feed<'_>) -> io::Resul
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    let mut output = File::from(output);
-    io::Seek::rewind(&mut output)?;
-    Ok((exit_of(status), String::from_utf8_lossy(&last_of(&mut output)?).trim().to_owned()))
+    Ok((exit_of(status), text_in_memory(output)?))
 }
 
 /// Reads to the end and returns the last [`OUTPUT_LIMIT`] bytes or a little more, whatever the length.
