@@ -138,6 +138,20 @@ mod tests {
     }
 
     #[test]
+    fn all_devices_are_looked_for_where_there_are_modules() {
+        let sys = Double::new();
+        let node = node(&sys);
+        let mut drivers = Drivers::default();
+        assert_eq!(drivers.begin(&node).expect("fine"), "no modules in the image");
+        sys.put(&format!("/usr/lib/modules/{}/modules.dep", sys.kernel_release()), "");
+        assert_eq!(drivers.begin(&node).expect("fine"), "begun");
+        assert_eq!(sys.calls_of("spawn"), ["spawn /usr/lib/ksos/ksos-runtime modprobe --hardware"]);
+        assert!(!drivers.first.is_empty() && drivers.loading.len() == 1);
+        sys.fail("spawn", "no");
+        drivers.begin(&node).expect_err("said and degraded by who asks");
+    }
+
+    #[test]
     fn modules_are_locked_when_the_first_look_is_over() {
         let sys = Double::new();
         sys.put("/proc/sys/kernel/modules_disabled", "0");

@@ -182,3 +182,31 @@ pub(super) fn read_document<T: for<'a> Deserialize<'a>>(sys: &dyn Sys, path: &st
     let bytes: Vec<u8> = sys.read(path, TEXT_LIMIT).map_err(|error: sys::Error| Error::Sys(error))?;
     serde_json::from_slice(&bytes).map_err(|source| Error::Document { path: path.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::double::Double;
+
+    /// Sets the kernel's processor time for this process and for those it has waited for, in hundredths of a second.
+    fn set(sys: &Double, own: u32, children: u32) {
+        sys.put("/proc/self/stat", format!("1 (a) b) S 0 1 1 0 -1 4194560 1 2 3 4 50 {own} 60 {children} 20 0 1\n"));
+    }
+
+    #[test]
+    fn the_kernels_time_begins_at_the_hand_over_and_what_drivers_take_is_all_its_own() {
+        let sys = Double::new();
+        set(&sys, 80, 0);
+        let mut kernel = KernelTime::begin(&sys);
+        assert_eq!(kernel.ms(&sys), 0, "what it did before does not count");
+        set(&sys, 90, 3);
+        assert_eq!(kernel.ms(&sys), 130);
+        let since = Since::now(&sys);
+        set(&sys, 95, 3);
+        sys.sleep_ms(400);
+        kernel.count_all(&sys, since);
+        assert_eq!(kernel.ms(&sys), 530, "130 and 400, of which 50 were processor time");
+        sys.sleep_ms(100);
+        assert_eq!(kernel.ms(&sys), 530, "a pause of ours is not the kernel's");
+    }
+}

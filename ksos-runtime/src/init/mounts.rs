@@ -42,7 +42,7 @@ pub(super) fn mount_all(node: &mut Node<'_>) -> Result<String, Error> {
     }
     // Containers need mounts of the host to reach them, and the other way round.
     sys.make_shared("/")?;
-    // Without it the kernel runs nothing: mounting `bpf` would have it look for a module of more file systems that hardly any kernel has
+    // Without a program the kernel runs none: mounting `bpf` would have it look for a module that hardly any kernel has
     // (kernel `kernel/bpf/inode.c`, `populate_bpffs`).
     let _ = sys.write("/proc/sys/kernel/modprobe", b"\n");
     for (kind, target, flags, options) in NEEDED {
@@ -109,8 +109,24 @@ mod tests {
         let calls = sys.calls.borrow().clone();
         assert_eq!(calls[..2], ["console level 4".to_owned(), "share /".to_owned()]);
         assert!(calls.contains(&"mount tmpfs /tmp tmpfs rw mode=1777,size=25%".to_owned()));
+        let position = |text: &str| calls.iter().position(|call| call.starts_with(text)).expect(text);
+        assert!(position("write /proc/sys/kernel/modprobe") < position("mount bpf"), "the kernel runs nothing for it");
+        assert_eq!(sys.text("/proc/sys/kernel/modprobe"), "/usr/lib/ksos/ksos-runtime");
         assert_eq!(sys.calls_of("symlink").len(), 4);
         sys.fail("mount devpts", "no");
         mount_all(&mut node(&sys)).expect_err("terminals are needed");
+    }
+
+    #[test]
+    fn variables_are_mounted_once_and_only_where_there_are_any() {
+        let sys = Double::new();
+        mount_variables(&sys);
+        assert!(sys.calls_of("mount").is_empty(), "no UEFI");
+        sys.make_directory(VARIABLES, 0o755).expect("made");
+        mount_variables(&sys);
+        assert_eq!(sys.calls_of("mount"), [format!("mount efivarfs {VARIABLES} efivarfs ro ")]);
+        sys.put(&format!("{VARIABLES}/Boot0001"), "");
+        mount_variables(&sys);
+        assert_eq!(sys.calls_of("mount").len(), 1);
     }
 }

@@ -17,8 +17,8 @@ use crate::sys::{Disk, Exit, Mount, Sys};
 use super::Error;
 use super::data::{FLAGS, find_program};
 
-/// Features of a new file system (ext4(5)), whatever the image's `mke2fs.conf` has: e2fsprogs' own choice since 1.43, without `orphan_file`,
-/// which 1.47 has added. Every mount reads the whole of that file, block by block (kernel `fs/ext4/orphan.c`,
+/// Features of a new file system (ext4(5)), whatever the image's `mke2fs.conf` has: e2fsprogs' own choice since 1.43, without
+/// `orphan_file`, which 1.47 has added. Every mount reads the whole of that file, block by block (kernel `fs/ext4/orphan.c`,
 /// `ext4_init_orphan_info`), 432 times for 7 GB; what it is good for is many processors that truncate files at once.
 pub(super) const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,\
                         large_file,huge_file,dir_nlink,extra_isize,metadata_csum";

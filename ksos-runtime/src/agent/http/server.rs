@@ -230,10 +230,11 @@ impl<E: Copy + PartialEq> Server<E> {
         let Some(connection) = self.connections.get_mut(index) else { return };
         let before = Instant::now();
         connection.advance(answers);
-        // What an answer took is not the other clients' fault.
+        // What an answer took is not the other clients' fault. The one who got it has a deadline from when it was ready.
         let spent = before.elapsed();
         if spent > Duration::from_millis(50) {
-            self.connections.iter_mut().for_each(|connection| connection.deadline += spent);
+            let others = self.connections.iter_mut().enumerate().filter(|(other, _)| *other != index);
+            others.for_each(|(_, connection)| connection.deadline += spent);
         }
     }
 }
