@@ -103,6 +103,7 @@ mod tests {
     #[test]
     fn needed_mounts_are_fatal_optional_ones_are_not() {
         let sys = Double::new();
+        sys.put("/proc/sys/kernel/modprobe", "/init\n");
         sys.put("/sys/fs/bpf/x", "");
         sys.fail("mount bpf", "no");
         mount_all(&mut node(&sys)).expect("fine without");
