@@ -23,7 +23,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use ksos_tests::{compose, copy_project, run, runtime};
+use ksos_tests::{COMPRESSION, compose, copy_project, run, runtime};
 
 const EXAMPLE: &str = "examples/containerd-node.toml";
 
@@ -63,6 +63,11 @@ impl Project {
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{file} has no {from:?}");
         fs::write(path, text.replace(from, to)).unwrap();
+    }
+
+    /// Has root images left as they are.
+    fn compress_nothing(&self) {
+        self.edit("manifests/base.toml", COMPRESSION, "compression = \"none\"\n");
     }
 
     fn image(&self) -> PathBuf {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ksos_formats::Digest;
-use ksos_tests::{COMPRESSION, run};
+use ksos_tests::run;
 use serde_json::Value;
 
 use super::registry::is_there;
@@ -180,7 +180,7 @@ fn artifact(out: &Path) {
 fn architectures_that_build_together_share_an_index() {
     let project = Project::new();
     // Nothing is compressed well here, and what the container does not need is there in name only.
-    project.edit("manifests/base.toml", COMPRESSION, "compression = \"none\"\n");
+    project.compress_nothing();
     let from_source = "[components.runtime]\nsource = \"cargo\"\npath = \"..\"\npackage = \"ksos-runtime\"\n\
                        bin = \"ksos-runtime\"\nprofile = \"runtime\"\ninstall-to = \"usr/lib/ksos/ksos-runtime\"\n";
     let mut stand_ins = String::new();

@@ -8,7 +8,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ksos_tests::{COMPRESSION, repository, run, runtime};
+use ksos_tests::{repository, run, runtime};
 
 use super::Project;
 
@@ -175,7 +175,7 @@ fn the_manifest_for_the_raspberry_pi_becomes_a_card_with_all_that_the_board_read
         return;
     }
     let project = Project::new();
-    project.edit("manifests/base.toml", COMPRESSION, "compression = \"none\"\n");
+    project.compress_nothing();
     // A static program that says it is for arm64 (ELF: e_machine 183); nothing runs it.
     let mut program = ksos_tests::program("x\n");
     program[18] = 183;

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ksos_tests::{COMPRESSION, Outcome, compose, repository, run, runtime};
+use ksos_tests::{Outcome, compose, repository, run, runtime};
 use serde_json::Value;
 
 use super::{EXAMPLE, Project};
@@ -336,7 +336,7 @@ fn verify_and_inspect_say_what_an_image_is_and_what_is_wrong_with_it() {
     let project = Project::new();
     prepare(&project);
     // It is built from nothing again, quickly; and a byte of the root file system is a byte of a file.
-    project.edit("manifests/base.toml", COMPRESSION, "compression = \"none\"\n");
+    project.compress_nothing();
     sign_and_build(&project);
     let image = format!("out/{STEM}.img");
     let verify = |target: &str, more: &[&str]| run(compose(&project.path).args(["verify", target]).args(more));

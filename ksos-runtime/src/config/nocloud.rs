@@ -148,8 +148,10 @@ fn load_file_system(context: &Context<'_>, kind: &str) {
     // With the tables that FAT wants by default (kernel `fs/fat/Kconfig`): the kernel would run modprobe for each.
     let modules: &[&str] = if kind == "iso9660" { &["isofs"] } else { &[kind, "nls_cp437", "nls_ascii"] };
     if let Ok(loader) = Loader::open(context.sys, context.cmdline) {
-        // A failure shows in the mount that follows, which names the volume.
-        modules.iter().for_each(|module| drop(loader.load(module)));
+        for module in modules {
+            // A failure shows in the mount that follows, which names the volume.
+            let _ = loader.load(module);
+        }
     }
 }
 

@@ -15,6 +15,8 @@ const CAUSE: &str = "clones";
 
 /// Looks at all disks.
 pub(super) fn look(node: &mut Node<'_>) -> Result<String, Error> {
+    // Before the look at what is there, so that no disk appears unseen in between.
+    node.sys.listen()?;
     if node.handover.disk.is_empty() {
         return Ok("no boot disk".to_owned());
     }

@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ksos_formats::layout;
 
-use crate::modules::process;
-use crate::sys::{FileKind, Pid, Sys, Uevent};
+use crate::modules::{self, process};
+use crate::sys::{Pid, Sys, Uevent};
 
 use super::Error;
 use super::node::Node;
 
 /// Name of the log of the process that loads drivers for all devices.
-pub(super) const LOG: &str = "drivers";
+const LOG: &str = "drivers";
 /// Most processes that load modules at the same time.
 const LIMIT: usize = 4;
 /// Most devices that one of them is told of.
@@ -41,9 +41,7 @@ impl Drivers {
     /// Stage 85: begins to load modules for the hardware that the initramfs had no drivers for: network, power button,
     /// watchdog.
     pub(super) fn begin(&mut self, node: &Node<'_>) -> Result<String, Error> {
-        let index = |root: &str| format!("{root}/{}/modules.dep", node.sys.kernel_release());
-        if !["/lib/modules", "/usr/lib/modules"].iter().any(|root| node.sys.kind(&index(root)) == Some(FileKind::File))
-        {
+        if modules::directory(node.sys, &node.sys.kernel_release()).is_none() {
             return Ok("no modules in the image".to_owned());
         }
         node.sys.watch_power_buttons();

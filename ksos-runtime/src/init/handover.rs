@@ -45,7 +45,8 @@ impl StageReport {
     pub(super) fn new(
         sys: &dyn Sys,
         stage: &Stage,
-        (start_ms, kernel_ms): (u64, u64),
+        start_ms: u64,
+        kernel: KernelTime,
         result: &Result<String, Error>,
     ) -> Self {
         let (outcome, detail) = match result {
@@ -59,7 +60,7 @@ impl StageReport {
             outcome: outcome.to_owned(),
             start_ms,
             ms: sys.uptime_ms().saturating_sub(start_ms),
-            kernel_ms,
+            kernel_ms: kernel.ms(sys),
             detail,
         }
     }

@@ -146,8 +146,7 @@ impl<'a> Boot<'a> {
     }
 
     fn report(&mut self, stage: &Stage, start_ms: u64, result: &Result<String, Error>) {
-        let times = (start_ms, self.kernel.ms(self.sys));
-        let report = StageReport::new(self.sys, stage, times, result);
+        let report = StageReport::new(self.sys, stage, start_ms, self.kernel, result);
         self.say(&report.line());
         self.stages.push(report);
     }

@@ -10,9 +10,9 @@ use crate::config::ConfigurationStatus;
 use crate::console::{quoted, say};
 use crate::sys::Sys;
 
-use super::handover::{Handover, KernelTime, StageReport, read_document};
+use super::handover::{Handover, StageReport, read_document};
 use super::journal::Journal;
-use super::table::Stage;
+use super::table::{Failure, Stage};
 use super::watchdog::Keeper;
 use super::{Error, kernel_cmdline};
 
@@ -28,8 +28,6 @@ pub(super) struct Node<'a> {
     pub(super) handover: Handover,
     /// All stages so far, those of the initramfs first.
     pub(super) stages: Vec<StageReport>,
-    /// What of the boot was the kernel's own work.
-    pub(super) kernel: KernelTime,
     /// Why the node is degraded, by cause.
     pub(super) degraded: BTreeMap<String, String>,
     /// Where data is kept, and whether it outlives a restart.
@@ -75,7 +73,6 @@ impl<'a> Node<'a> {
             sys,
             cmdline: kernel_cmdline(sys),
             stages: handover.stages.clone(),
-            kernel: handover.kernel,
             data: Data { path: config.data.mount.clone(), persistent: false },
             config,
             handover,
@@ -97,12 +94,14 @@ impl<'a> Node<'a> {
         self.journal.line(self.sys, line);
     }
 
-    /// Notes and says how a stage went.
+    /// Notes and says how a stage went; the node is degraded when one has failed that means no more than that.
     pub(super) fn report(&mut self, stage: &Stage, start_ms: u64, result: &Result<String, Error>) {
-        let times = (start_ms, self.kernel.ms(self.sys));
-        let report = StageReport::new(self.sys, stage, times, result);
+        let report = StageReport::new(self.sys, stage, start_ms, self.handover.kernel, result);
         self.say(&report.line());
         self.stages.push(report);
+        if let (Err(error), Failure::Degraded(_)) = (result, stage.failure) {
+            self.degrade(stage.name, &format!("{}: {error}", stage.name));
+        }
     }
 
     /// Something was done: feeds the watchdog, if it is time.
@@ -142,6 +141,7 @@ pub(super) mod tests {
     use ksos_formats::runtime::DataConfig;
     use ksos_formats::{Arch, Digest};
 
+    use super::super::handover::KernelTime;
     use super::*;
 
     /// Returns a configuration without services.
@@ -192,7 +192,6 @@ pub(super) mod tests {
             config: config(),
             handover,
             stages: Vec::new(),
-            kernel: KernelTime::default(),
             degraded: BTreeMap::new(),
             boot: 3,
             secure_boot: "on",

@@ -129,11 +129,7 @@ impl<'a> Runner<'a> {
     fn begin_drivers(&mut self) {
         let start = self.node.sys.uptime_ms();
         let result = self.drivers.begin(&self.node);
-        let stage = table::by_number(85);
-        self.node.report(stage, start, &result);
-        if let Err(error) = result {
-            self.node.degrade(stage.name, &format!("{}: {error}", stage.name));
-        }
+        self.node.report(table::by_number(85), start, &result);
     }
 
     fn timeout(&self) -> Option<u64> {

@@ -32,10 +32,8 @@ pub(super) fn run(node: &mut Node<'_>, table: &[Stage]) -> Result<(), Error> {
         let start = node.sys.uptime_ms();
         let result = run(node);
         node.report(stage, start, &result);
-        match (result, stage.failure) {
-            (Ok(_), _) => {}
-            (Err(error), Failure::Fatal | Failure::Retried { .. }) => return Err(error),
-            (Err(error), Failure::Degraded(_)) => node.degrade(stage.name, &format!("{}: {error}", stage.name)),
+        if !matches!(stage.failure, Failure::Degraded(_)) {
+            result?;
         }
         // A stage that has ended is progress.
         node.progress();

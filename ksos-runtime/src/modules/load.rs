@@ -47,6 +47,12 @@ pub struct Loader<'a> {
     options: String,
 }
 
+/// Returns the directory of the modules of `release`, if there is one with an index.
+pub fn directory(sys: &dyn Sys, release: &str) -> Option<String> {
+    let mut candidates = ROOTS.iter().map(|root| format!("{root}/{release}"));
+    candidates.find(|path| sys.kind(&format!("{path}/modules.dep")) == Some(FileKind::File))
+}
+
 impl<'a> Loader<'a> {
     /// Reads the index of the running kernel's modules.
     pub fn open(sys: &'a dyn Sys, cmdline: &Cmdline) -> Result<Self, Error> {
@@ -55,9 +61,7 @@ impl<'a> Loader<'a> {
 
     /// Reads the index of the modules of `release`.
     pub fn for_release(sys: &'a dyn Sys, cmdline: &Cmdline, release: &str) -> Result<Self, Error> {
-        let candidates = ROOTS.map(|root| format!("{root}/{release}"));
-        let found = candidates.iter().find(|path| sys.kind(&format!("{path}/modules.dep")) == Some(FileKind::File));
-        let directory = found.unwrap_or(&candidates[0]).clone();
+        let directory = directory(sys, release).unwrap_or_else(|| format!("{}/{release}", ROOTS[0]));
         Ok(Loader {
             sys,
             index: Index::read(sys, &directory)?,

@@ -14,4 +14,4 @@ pub mod process;
 
 pub use applet::modprobe;
 pub use index::Index;
-pub use load::{Error, Loader};
+pub use load::{Error, Loader, directory};

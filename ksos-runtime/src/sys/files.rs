@@ -68,7 +68,7 @@ impl Files {
                 file.sync_all()?;
             }
             fs::rename(&temporary, &target)?;
-            if let Some(parent) = target.parent().filter(|_| wait) {
+            if wait && let Some(parent) = target.parent() {
                 fs::File::open(parent)?.sync_all()?;
             }
             Ok(())

@@ -151,18 +151,6 @@ fn program(name: &str, arguments: &[&str], output: OwnedFd) -> io::Result<Proces
     Ok(process)
 }
 
-/// Returns a file in memory for a program's output. A pipe that nobody reads meanwhile would stop the program when it is full.
-fn output_in_memory() -> io::Result<OwnedFd> {
-    Ok(rustix::fs::memfd_create(c"output", rustix::fs::MemfdFlags::CLOEXEC)?)
-}
-
-/// Returns the end of what a program wrote to a file in memory.
-fn text_in_memory(output: OwnedFd) -> io::Result<String> {
-    let mut output = File::from(output);
-    io::Seek::rewind(&mut output)?;
-    Ok(String::from_utf8_lossy(&last_of(&mut output)?).trim().to_owned())
-}
-
 /// Runs a program to its end while `feed` writes its standard input.
 pub(super) fn run_fed(arguments: &[&str], feed: &mut Feed<'_>) -> Result<(Exit, String)> {
     let name = arguments.first().copied().unwrap_or("");
@@ -170,7 +158,8 @@ pub(super) fn run_fed(arguments: &[&str], feed: &mut Feed<'_>) -> Result<(Exit, 
 }
 
 fn feed_to_end(name: &str, arguments: &[&str], feed: &mut Feed<'_>) -> io::Result<(Exit, String)> {
-    let output = output_in_memory()?;
+    // Output goes to memory, not to a pipe: nobody reads while the input is written, and a full pipe would stop both.
+    let output = rustix::fs::memfd_create(c"output", rustix::fs::MemfdFlags::CLOEXEC)?;
     let mut child = program(name, arguments, output.try_clone()?)?.stdin(Stdio::piped()).spawn()?;
     let mut input = child.stdin.take().ok_or_else(|| io::Error::other("the program has no standard input"))?;
     let fed = feed(&mut input);
@@ -184,7 +173,9 @@ fn feed_to_end(name: &str, arguments: &[&str], feed: &mut Feed<'_>) -> io::Resul
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
         Ok(()) | Err(_) => {}
     }
-    Ok((exit_of(status), text_in_memory(output)?))
+    let mut output = File::from(output);
+    io::Seek::rewind(&mut output)?;
+    Ok((exit_of(status), String::from_utf8_lossy(&last_of(&mut output)?).trim().to_owned()))
 }
 
 /// Reads to the end and returns the last [`OUTPUT_LIMIT`] bytes or a little more, whatever the length.
